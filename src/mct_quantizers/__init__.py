@@ -1,0 +1,42 @@
+# SPDX-FileCopyrightText: The quantizers-infrastructure authors
+# SPDX-License-Identifier: Apache-2.0
+"""The light runtime: inferable quantizers, wrappers and holders. Frameworks load on first use of their names."""
+
+from typing import TYPE_CHECKING, Any
+
+from mct_quantizers import _lazy
+from mct_quantizers._version import __version__
+from mct_quantizers.common import constants
+from mct_quantizers.common.base_inferable_quantizer import BaseInferableQuantizer, mark_quantizer
+from mct_quantizers.common.quant_info import QuantizationMethod, QuantizationTarget
+
+if TYPE_CHECKING:
+    from mct_quantizers.pytorch import quantizers as pytorch_quantizers
+    from mct_quantizers.pytorch.activation_quantization_holder import PytorchActivationQuantizationHolder
+    from mct_quantizers.pytorch.quantize_wrapper import PytorchQuantizationWrapper
+
+__all__ = [
+    "BaseInferableQuantizer",
+    "PytorchActivationQuantizationHolder",
+    "PytorchQuantizationWrapper",
+    "QuantizationMethod",
+    "QuantizationTarget",
+    "__version__",
+    "constants",
+    "mark_quantizer",
+    "pytorch_quantizers",
+]
+
+_LAZY = {
+    "PytorchActivationQuantizationHolder": "mct_quantizers.pytorch.activation_quantization_holder",
+    "PytorchQuantizationWrapper": "mct_quantizers.pytorch.quantize_wrapper",
+    "pytorch_quantizers": "mct_quantizers.pytorch.quantizers:",
+}
+
+
+def __getattr__(name: str) -> Any:
+    return _lazy.load(__name__, name, _LAZY)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,126 @@
+# SPDX-FileCopyrightText: The quantizers-infrastructure authors
+# SPDX-License-Identifier: Apache-2.0
+"""The one formula, written once over `ops`.
+
+    q = clip(round(x / scale) + zero_point, quant_min, quant_max)          x̂ = (q - zero_point) · scale
+
+Rounding is half to even and comes before the zero point is added, the order of ONNX `QuantizeLinear` (opset 21).
+float16 and bfloat16 tensors are computed in float32 and returned in their own dtype. NaN stays NaN, infinity saturates.
+"""
+
+from collections.abc import Sequence
+
+from mct_quantizers.common.ops import Ops, Tensor
+from mct_quantizers.common.quant_params import QuantParams
+from mct_quantizers.common.validation import check_channels
+
+
+def broadcast_shape(rank: int, axis: int | None) -> tuple[int, ...]:
+    """Shape that lines parameters up with a tensor: `(1, …, -1, …, 1)` with -1 at `axis`; `(1,)` per tensor."""
+    if axis is None:
+        return (1,)
+    shape = [1] * rank
+    shape[axis] = -1
+    return tuple(shape)
+
+
+def quantize(x: Tensor, params: QuantParams, ops: Ops) -> Tensor:
+    """Integer codes of `x`: int32, shape of `x`.
+
+    Raises:
+        TypeError: `x` is not floating point.
+        ValueError: NaN in `x`, or the channels of `x` do not match `params`.
+    """
+    values = ops.to_compute_dtype(x)
+    scale, zero_point = _bound(params, ops.shape(values), values, ops)
+    return ops.to_integer(codes(values, scale, zero_point, params.quant_min, params.quant_max, ops))
+
+
+def dequantize(q: Tensor, params: QuantParams, ops: Ops, like: Tensor) -> Tensor:
+    """Real values of the integer codes `q`, in the dtype and on the device of the floating-point tensor `like`."""
+    reference = ops.to_compute_dtype(like)
+    scale, zero_point = _bound(params, ops.shape(q), reference, ops)
+    centered = ops.cast_like(q, reference) if zero_point is None else ops.cast_like(q, reference) - zero_point
+    return ops.cast_like(centered * scale, like)
+
+
+def fake_quantize(x: Tensor, params: QuantParams, ops: Ops) -> Tensor:
+    """`dequantize(quantize(x))` without leaving floating point: shape and dtype of `x`, NaN kept.
+
+    Raises:
+        TypeError: `x` is not floating point.
+        ValueError: the channels of `x` do not match `params`.
+    """
+    values = ops.to_compute_dtype(x)
+    scale, zero_point = _bound(params, ops.shape(values), values, ops)
+    return ops.cast_like(fake_quantize_tensor(values, scale, zero_point, params.quant_min, params.quant_max, ops), x)
+
+
+def codes(x: Tensor, scale: Tensor, zero_point: Tensor | None, quant_min: int, quant_max: int, ops: Ops) -> Tensor:
+    """Integer codes as floats, so that NaN stays NaN. `scale` and `zero_point` broadcast against `x`."""
+    rounded = ops.round(ops.divide(x, scale))
+    return ops.clip(rounded if zero_point is None else rounded + zero_point, quant_min, quant_max)
+
+
+def fake_quantize_tensor(
+    x: Tensor, scale: Tensor, zero_point: Tensor | None, quant_min: int, quant_max: int, ops: Ops
+) -> Tensor:
+    """`fake_quantize` on tensors that broadcast; a zero point of None means zero everywhere."""
+    q = codes(x, scale, zero_point, quant_min, quant_max, ops)
+    return (q if zero_point is None else q - zero_point) * scale
+
+
+def fake_quantize_learned(
+    x: Tensor,
+    scale: Tensor,
+    zero_point: Tensor | None,
+    quant_min: int,
+    quant_max: int,
+    gradient_factor: float,
+    ops: Ops,
+) -> Tensor:
+    """`fake_quantize_tensor` with a gradient to `x` and `scale`, for any framework that differentiates `ops`.
+
+    With r = round(x/scale) + zero_point and inside = [quant_min <= r <= quant_max], ends included:
+    ∂x̂/∂x = inside, ∂x̂/∂scale = gradient_factor · (q - zero_point - inside · x/scale)
+    (Esser et al., ICLR 2020, arXiv:1902.08153, equations 3 and 5; the mask is written out because the gradients of the
+    frameworks' own `clip` differ at the ends).
+    """
+    ratio = ops.divide(x, ops.stop_gradient(scale))
+    position = ops.stop_gradient(ops.round(ratio) if zero_point is None else ops.round(ratio) + zero_point)
+    clipped = ops.clip(position, quant_min, quant_max)
+    centered = clipped if zero_point is None else clipped - zero_point
+    inside = (position >= quant_min) & (position <= quant_max)
+    value = centered * ops.stop_gradient(scale)
+    to_x = ops.where(inside, x, 0.0)
+    slope = centered - ops.where(inside, ops.stop_gradient(ratio), 0.0)
+    to_scale = slope * scale_gradient(scale, gradient_factor, ops)
+    straight_through = to_x + to_scale
+    return value + (straight_through - ops.stop_gradient(straight_through))
+
+
+def round_ste(x: Tensor, ops: Ops) -> Tensor:
+    """Round half to even with gradient 1 (Bengio et al. 2013, arXiv:1308.3432)."""
+    return x + ops.stop_gradient(ops.round(x) - x)
+
+
+def scale_gradient(x: Tensor, factor: float, ops: Ops) -> Tensor:
+    """`x`, its gradient multiplied by `factor` (Esser et al. 2020, arXiv:1902.08153, appendix A)."""
+    scaled = x * factor
+    return ops.stop_gradient(x - scaled) + scaled
+
+
+def power_of_two(x: Tensor, ops: Ops) -> Tensor:
+    """`2**round(log2(x))` of positive `x`, exact in every engine: only comparisons and divisions of powers of two."""
+    mantissa, _ = ops.frexp(x)
+    power = ops.divide(x, mantissa)
+    return ops.where(mantissa >= 0.5**0.5, power, power * 0.5)
+
+
+def _bound(params: QuantParams, shape: Sequence[int], like: Tensor, ops: Ops) -> tuple[Tensor, Tensor | None]:
+    check_channels(shape, params.axis, params.scale.size)
+    aligned = broadcast_shape(len(shape), params.axis)
+    scale = ops.reshape(ops.constant(params.scale, like), aligned)
+    if not params.zero_point.any():
+        return scale, None
+    return scale, ops.reshape(ops.constant(params.zero_point, like), aligned)

@@ -1,0 +1,41 @@
+# SPDX-FileCopyrightText: The quantizers-infrastructure authors
+# SPDX-License-Identifier: Apache-2.0
+"""Find a quantizer class by what `mark_quantizer` wrote on it."""
+
+from typing import Any
+
+from mct_quantizers.common.quant_info import QuantizationMethod, QuantizationTarget, QuantizerID
+
+
+def get_all_subclasses(cls: type) -> set[type]:
+    """All direct and indirect subclasses of `cls` that are imported, without `cls`."""
+    direct = set(cls.__subclasses__())
+    return direct.union(*(get_all_subclasses(subclass) for subclass in direct))
+
+
+def get_inferable_quantizer_class(
+    quant_target: QuantizationTarget, quant_method: QuantizationMethod, quantizer_base_class: type
+) -> Any:
+    """The one inferable quantizer class under `quantizer_base_class` for a target and a method.
+
+    Raises:
+        ValueError: no class or several classes match; the text lists what exists.
+    """
+    marked = [
+        cls
+        for cls in get_all_subclasses(quantizer_base_class)
+        if getattr(cls, "identifier", None) is QuantizerID.INFERABLE and getattr(cls, "quantization_target", None)
+    ]
+    found: list[Any] = [
+        cls
+        for cls in marked
+        if vars(cls).get("quantization_target") is quant_target
+        and quant_method in (vars(cls).get("quantization_method") or ())
+    ]
+    if len(found) != 1:
+        raise ValueError(
+            f"Expected one inferable quantizer for {quant_target} and {quant_method} under "
+            f"{quantizer_base_class.__name__}. Received: {sorted(cls.__name__ for cls in found)} "
+            f"of {sorted(cls.__name__ for cls in marked)}"
+        )
+    return found[0]

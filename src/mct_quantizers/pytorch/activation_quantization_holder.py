@@ -1,0 +1,48 @@
+# SPDX-FileCopyrightText: The quantizers-infrastructure authors
+# SPDX-License-Identifier: Apache-2.0
+"""The layer that quantizes an activation."""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from mct_quantizers.common.constants import ACTIVATION_HOLDER_QUANTIZER
+from mct_quantizers.pytorch.quantizer_dispatch import inferable_of, takes_training
+
+
+class PytorchActivationQuantizationHolder(nn.Module):
+    """Quantizes its input with the quantizer it holds.
+
+    Args:
+        activation_holder_quantizer: an activation quantizer, inferable or trainable.
+
+    Raises:
+        TypeError: the quantizer is not callable.
+    """
+
+    activation_holder_quantizer: Any
+
+    def __init__(self, activation_holder_quantizer: Any, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if not callable(activation_holder_quantizer):
+            raise TypeError(
+                f"`activation_holder_quantizer` must be a quantizer. Received: {activation_holder_quantizer!r}"
+            )
+        self._set_quantizer(activation_holder_quantizer)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Quantized `inputs`: same shape and dtype."""
+        quantizer = self.activation_holder_quantizer
+        result: Tensor = quantizer(inputs, self.training) if self._takes_training else quantizer(inputs)
+        return result
+
+    def convert_to_inferable_quantizers(self) -> None:
+        """Replace a trainable quantizer by what it froze to. An inferable quantizer stays as it is."""
+        quantizer = inferable_of(self.activation_holder_quantizer)
+        if quantizer is not self.activation_holder_quantizer:
+            self._set_quantizer(quantizer)
+
+    def _set_quantizer(self, quantizer: Any) -> None:
+        self.activation_holder_quantizer = quantizer
+        self._takes_training = takes_training(quantizer)
+        quantizer.initialize_quantization(None, f"{ACTIVATION_HOLDER_QUANTIZER}_out", self)

@@ -1,0 +1,82 @@
+# SPDX-FileCopyrightText: The quantizers-infrastructure authors
+# SPDX-License-Identifier: Apache-2.0
+"""Fused fake quantization for PyTorch: equal to the NumPy reference, with the gradient of DESIGN's one formula.
+
+torch's own `fake_quantize_per_*_affine` multiplies by the inverse of the scale, which gives other codes at some points,
+and replaces NaN; it is not used.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+
+
+def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor | None, quant_min: int, quant_max: int) -> Tensor:
+    """`mct_quantizers.common.arithmetic.fake_quantize_tensor` in place on one fresh tensor, without a gradient.
+
+    Args:
+        x: floating point, any shape; float16 and bfloat16 are computed in float32.
+        scale: float32, broadcasts against `x`.
+        zero_point: integers, broadcast against `x`; None for zero.
+        quant_min: smallest integer.
+        quant_max: largest integer.
+
+    Returns:
+        Tensor of the shape and dtype of `x` that needs no gradient.
+    """
+    x = x.detach()
+    q = torch.div(x.float() if x.dtype.itemsize < 4 else x, scale.detach()).round_()
+    if zero_point is None:
+        q.clamp_(quant_min, quant_max)
+    else:
+        q.add_(zero_point).clamp_(quant_min, quant_max).sub_(zero_point)
+    return q.mul_(scale.detach()).to(x.dtype)
+
+
+def fake_quantize_learned(
+    x: Tensor, scale: Tensor, zero_point: Tensor | None, quant_min: int, quant_max: int, gradient_factor: float = 1.0
+) -> Tensor:
+    """`fake_quantize` with the gradients of `arithmetic.fake_quantize_learned` to `x` and `scale`."""
+    result: Tensor = _FakeQuantizeLearned.apply(x, scale, zero_point, quant_min, quant_max, gradient_factor)
+    return result
+
+
+class _FakeQuantizeLearned(Function):
+    @staticmethod
+    def forward(
+        x: Tensor, scale: Tensor, zero_point: Tensor | None, quant_min: int, quant_max: int, gradient_factor: float
+    ) -> Tensor:
+        del gradient_factor
+        return fake_quantize(x, scale, zero_point, quant_min, quant_max)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        x, scale, zero_point, ctx.quant_min, ctx.quant_max, ctx.gradient_factor = inputs
+        ctx.save_for_backward(x, scale, zero_point)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        x, scale, zero_point = ctx.saved_tensors
+        dtype = torch.promote_types(torch.float32, x.dtype)
+        gradient = gradients[0].to(dtype)
+        ratio = torch.div(x.to(dtype), scale)
+        position = torch.round(ratio)
+        if zero_point is not None:
+            position.add_(zero_point)
+        inside = (position >= ctx.quant_min) & (position <= ctx.quant_max)
+        to_x = torch.where(inside, gradient, 0.0)
+        to_scale = None
+        if ctx.needs_input_grad[1]:
+            centered = position.clamp_(ctx.quant_min, ctx.quant_max)
+            if zero_point is not None:
+                centered.sub_(zero_point)
+            slope = centered.sub_(torch.where(inside, ratio, 0.0))
+            to_scale = slope.mul_(gradient).sum_to_size(scale.shape).mul_(ctx.gradient_factor)
+            to_scale = to_scale.to(scale.dtype)
+        return to_x.to(x.dtype), to_scale, None, None, None, None
+
+

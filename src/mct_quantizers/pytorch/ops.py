@@ -1,0 +1,95 @@
+# SPDX-FileCopyrightText: The quantizers-infrastructure authors
+# SPDX-License-Identifier: Apache-2.0
+"""The PyTorch twin of the namespace of tensor functions (`mct_quantizers.common.ops.Ops`)."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mct_quantizers.pytorch import kernels
+
+
+def to_compute_dtype(x: Tensor) -> Tensor:
+    """See `Ops.to_compute_dtype`."""
+    if not x.is_floating_point():
+        raise TypeError(f"Expected a tensor of floating-point numbers. Received: dtype {x.dtype}")
+    return x.float() if x.dtype.itemsize < 4 else x
+
+
+def cast_like(x: Tensor, like: Tensor) -> Tensor:
+    """See `Ops.cast_like`."""
+    return x.to(like.dtype)
+
+
+def to_integer(x: Tensor) -> Tensor:
+    """See `Ops.to_integer`."""
+    if torch.isnan(x).any():
+        raise ValueError("Expected a tensor without NaN: no integer stands for it.")
+    return x.to(torch.int32)
+
+
+def constant(value: Any, like: Tensor) -> Tensor:
+    """See `Ops.constant`."""
+    dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
+    # A copy: torch warns of NumPy arrays that cannot be written to.
+    return torch.tensor(value, dtype=dtype, device=like.device)
+
+
+def shape(x: Tensor) -> Sequence[int]:
+    """See `Ops.shape`."""
+    return x.shape
+
+
+def reshape(x: Tensor, shape: Sequence[int]) -> Tensor:
+    """See `Ops.reshape`."""
+    return x.reshape(tuple(shape))
+
+
+def divide(x: Tensor, y: Tensor) -> Tensor:
+    """See `Ops.divide`."""
+    return torch.div(x, y)
+
+
+def round(x: Tensor) -> Tensor:
+    """See `Ops.round`."""
+    return torch.round(x)
+
+
+def clip(x: Tensor, low: float, high: float) -> Tensor:
+    """See `Ops.clip`."""
+    return torch.clamp(x, low, high)
+
+
+def where(condition: Tensor, x: Tensor, y: Tensor | float) -> Tensor:
+    """See `Ops.where`."""
+    return torch.where(condition, x, y)
+
+
+def absolute(x: Tensor) -> Tensor:
+    """See `Ops.absolute`."""
+    return torch.abs(x)
+
+
+def maximum(x: Tensor, low: float) -> Tensor:
+    """See `Ops.maximum`."""
+    return torch.clamp(x, min=low)
+
+
+def frexp(x: Tensor) -> tuple[Tensor, Tensor]:
+    """See `Ops.frexp`."""
+    mantissa, exponent = torch.frexp(x)
+    return mantissa, exponent
+
+
+def stop_gradient(x: Tensor) -> Tensor:
+    """See `Ops.stop_gradient`."""
+    return x.detach()
+
+
+def fake_quantize_learned(
+    x: Tensor, scale: Tensor, zero_point: Tensor | None, quant_min: int, quant_max: int, gradient_factor: float
+) -> Tensor:
+    """See `Ops.fake_quantize_learned`: fused, one pass forward and one backward."""
+    return kernels.fake_quantize_learned(x, scale, zero_point, quant_min, quant_max, gradient_factor)

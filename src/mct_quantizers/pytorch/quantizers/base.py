@@ -1,0 +1,103 @@
+# SPDX-FileCopyrightText: The quantizers-infrastructure authors
+# SPDX-License-Identifier: Apache-2.0
+"""What the PyTorch quantizers share: modules whose buffers hold the parameters."""
+
+from collections.abc import Callable
+from typing import Self
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mct_quantizers.common import arithmetic
+from mct_quantizers.common.base_inferable_quantizer import BaseInferableQuantizer
+from mct_quantizers.common.quant_params import QuantParams
+from mct_quantizers.common.quantizers.grid import GridQuantizer
+from mct_quantizers.common.validation import check_channels
+from mct_quantizers.pytorch import kernels
+from mct_quantizers.pytorch import ops as torch_ops
+
+
+class Float32StateModule(nn.Module):
+    """A module whose own floating-point tensors follow `.to(device)` but stay float32 under `.half()` and the like."""
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        def keep_dtype(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            # `fn` has rounded to its dtype already: move the original instead.
+            return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
+
+        return super()._apply(keep_dtype, recurse)
+
+
+class BasePyTorchInferableQuantizer(BaseInferableQuantizer, Float32StateModule):
+    """Base of the inferable quantizers: a module that maps a float tensor to its quantized values.
+
+    State: buffers `scale` (float32) and `zero_point` (int32) of shape (1,) or (C,). They follow the module that carries
+    the quantizer through `.to()`, `state_dict`, `copy.deepcopy` and pickle.
+    """
+
+
+class PytorchGridQuantizer(GridQuantizer, BasePyTorchInferableQuantizer):
+    """Binds a quantizer on an integer grid to torch tensors."""
+
+    scale: Tensor
+    zero_point: Tensor
+
+    def _bind_params(self, params: QuantParams) -> None:
+        self.axis = params.axis
+        # A grid without zero point needs no addition at every call; symmetric grids never have one.
+        self._has_zero_point = "threshold" not in self._range_arguments
+        self.register_buffer("scale", torch.tensor(params.scale, dtype=torch.float32))
+        self.register_buffer("zero_point", torch.tensor(params.zero_point, dtype=torch.int32))
+
+    @property
+    def params(self) -> QuantParams:
+        """The parameters as the buffers hold them now."""
+        return QuantParams(
+            scale=self.scale.detach().cpu().numpy().astype(np.float64),
+            zero_point=self.zero_point.cpu().numpy(),
+            num_bits=self.num_bits,
+            quant_min=self.quant_min,
+            quant_max=self.quant_max,
+            axis=self.axis,
+        )
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Quantized values of `inputs`: same shape and dtype, no gradient.
+
+        Args:
+            inputs: floating point; float16 and bfloat16 are computed in float32. Never changed.
+
+        Raises:
+            TypeError: `inputs` is not floating point.
+            ValueError: per channel, `inputs` has another number of channels along the axis.
+        """
+        if not inputs.is_floating_point():
+            raise TypeError(f"Expected a tensor of floating-point numbers. Received: dtype {inputs.dtype}")
+        scale, zero_point = self.scale, self.zero_point if self._has_zero_point else None
+        if self.axis is not None:
+            check_channels(inputs.shape, self.axis, scale.numel())
+            aligned = arithmetic.broadcast_shape(inputs.dim(), self.axis)
+            scale = scale.view(aligned)
+            zero_point = None if zero_point is None else zero_point.view(aligned)
+        return kernels.fake_quantize(inputs, scale, zero_point, self.quant_min, self.quant_max)
+
+    def quantize(self, inputs: Tensor) -> Tensor:
+        """Integer codes of `inputs`: int32, same shape.
+
+        Raises:
+            TypeError: `inputs` is not floating point.
+            ValueError: NaN in `inputs`, or another number of channels.
+        """
+        codes: Tensor = arithmetic.quantize(inputs.detach(), self.params, torch_ops)
+        return codes
+
+    def dequantize(self, codes: Tensor) -> Tensor:
+        """Real values of integer codes: float32, same shape."""
+        values: Tensor = arithmetic.dequantize(codes, self.params, torch_ops, like=self.scale)
+        return values
+
+    def extra_repr(self) -> str:
+        """What `print` shows."""
+        return ", ".join(f"{name}={value}" for name, value in self.get_config().items())
