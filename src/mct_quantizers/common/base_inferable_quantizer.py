@@ -58,7 +58,9 @@ def mark_quantizer(
 class BaseInferableQuantizer:
     """A quantizer that is ready for inference: it holds all that it needs."""
 
-    def initialize_quantization(self, tensor_shape: Sequence[int] | None, name: str | None, layer: Any) -> dict[str, Any]:
+    def initialize_quantization(
+        self, tensor_shape: Sequence[int] | None, name: str | None, layer: Any
+    ) -> dict[str, Any]:
         """Create variables on the layer that carries the quantizer. Inferable quantizers need none.
 
         Args:

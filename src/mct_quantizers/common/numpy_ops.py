@@ -97,4 +97,6 @@ def fake_quantize_learned(
     """See `Ops.fake_quantize_learned`; NumPy has the values only, no gradient."""
     del gradient_factor
     values = to_compute_dtype(x)
-    return cast_like(arithmetic.fake_quantize_tensor(values, scale, zero_point, quant_min, quant_max, sys.modules[__name__]), x)
+    return cast_like(
+        arithmetic.fake_quantize_tensor(values, scale, zero_point, quant_min, quant_max, sys.modules[__name__]), x
+    )

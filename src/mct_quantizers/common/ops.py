@@ -63,6 +63,12 @@ class Ops(Protocol):
         """`x` as a constant for differentiation."""
 
     def fake_quantize_learned(
-        self, x: Tensor, scale: Tensor, zero_point: Tensor | None, quant_min: int, quant_max: int, gradient_factor: float
+        self,
+        x: Tensor,
+        scale: Tensor,
+        zero_point: Tensor | None,
+        quant_min: int,
+        quant_max: int,
+        gradient_factor: float,
     ) -> Tensor:
         """`arithmetic.fake_quantize_learned`, or a fused kernel that equals it."""

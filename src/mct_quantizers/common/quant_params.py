@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """`QuantParams`: the value behind every quantizer on an integer grid, and the bridge from the public words to it.
 
-    threshold:          scale = threshold / 2**(num_bits - signed)              zero_point = 0
-    min_range/max_range: scale = (max_range - min_range) / (2**num_bits - 1)     zero_point = -round(min_range / scale)
+threshold:          scale = threshold / 2**(num_bits - signed)              zero_point = 0
+min_range/max_range: scale = (max_range - min_range) / (2**num_bits - 1)     zero_point = -round(min_range / scale)
 """
 
 from dataclasses import dataclass
@@ -107,7 +107,12 @@ class QuantParams:
     def replace_scale(self, scale: npt.ArrayLike) -> "QuantParams":
         """The same grid of integers with another scale, shape (1,) or (C,)."""
         return QuantParams(
-            np.asarray(scale, dtype=np.float64), self.zero_point, self.num_bits, self.quant_min, self.quant_max, self.axis
+            np.asarray(scale, dtype=np.float64),
+            self.zero_point,
+            self.num_bits,
+            self.quant_min,
+            self.quant_max,
+            self.axis,
         )
 
     def __eq__(self, other: object) -> bool:

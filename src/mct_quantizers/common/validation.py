@@ -143,7 +143,9 @@ def check_channels(shape: Sequence[int], axis: int | None, num_channels: int) ->
         return
     rank = len(shape)
     if not -rank <= axis < rank:
-        raise ValueError(f"`channel_axis` must be from {-rank} to {rank - 1} for shape {tuple(shape)}. Received: {axis}")
+        raise ValueError(
+            f"`channel_axis` must be from {-rank} to {rank - 1} for shape {tuple(shape)}. Received: {axis}"
+        )
     if shape[axis] != num_channels:
         raise ValueError(
             f"The input must have {num_channels} channels along axis {axis}, one for each parameter. "

@@ -78,5 +78,3 @@ class _FakeQuantizeLearned(Function):
             to_scale = slope.mul_(gradient).sum_to_size(scale.shape).mul_(ctx.gradient_factor)
             to_scale = to_scale.to(scale.dtype)
         return to_x.to(x.dtype), to_scale, None, None, None, None
-
-

@@ -148,8 +148,7 @@ def _check_arguments(module: Any, weights_quantizers: Any, weight_values: Any) -
         )
     if {type(key) for key in weights_quantizers} not in ({str}, {int}, set()):
         raise TypeError(
-            "`weights_quantizers` must have only names or only positions as keys. "
-            f"Received: {list(weights_quantizers)}"
+            f"`weights_quantizers` must have only names or only positions as keys. Received: {list(weights_quantizers)}"
         )
     for key, quantizer in weights_quantizers.items():
         if not callable(quantizer):

@@ -75,9 +75,7 @@ class ActivationUniform(GridQuantizer):
 
     _range_arguments: ClassVar[tuple[str, ...]] = ("min_range", "max_range")
 
-    def __init__(
-        self, num_bits: int, min_range: float | Sequence[float], max_range: float | Sequence[float]
-    ) -> None:
+    def __init__(self, num_bits: int, min_range: float | Sequence[float], max_range: float | Sequence[float]) -> None:
         params = from_range(min_range, max_range, num_bits)
         super().__init__(params, num_bits=params.num_bits, min_range=min_range, max_range=max_range)
 
