@@ -29,7 +29,7 @@ def mark_quantizer(
     Args:
         quantization_target: weights or activations.
         quantization_method: the grids that the class serves.
-        identifier: any value that tells the task; `QuantizerID.INFERABLE` for inference, a training method for training.
+        identifier: any value that tells the task: `QuantizerID.INFERABLE`, or a training method.
         quantizer_type: the older word for `identifier`.
 
     Raises:

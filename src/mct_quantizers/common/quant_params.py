@@ -6,8 +6,9 @@ threshold:          scale = threshold / 2**(num_bits - signed)              zero
 min_range/max_range: scale = (max_range - min_range) / (2**num_bits - 1)     zero_point = -round(min_range / scale)
 """
 
+import dataclasses
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 from typing import Any
 
 import numpy as np
@@ -16,10 +17,21 @@ import numpy.typing as npt
 from mct_quantizers.common import validation
 from mct_quantizers.common.validation import FloatArray
 
+__all__ = [
+    "FloatArray",
+    "Granularity",
+    "IntArray",
+    "QuantParams",
+    "adjust_range_to_include_zero",
+    "from_range",
+    "from_threshold",
+    "integer_range",
+]
+
 IntArray = npt.NDArray[np.int32]
 
 
-class Granularity(str, Enum):
+class Granularity(StrEnum):
     """Where parameters vary inside a tensor."""
 
     PER_TENSOR = "per_tensor"
@@ -106,14 +118,7 @@ class QuantParams:
 
     def replace_scale(self, scale: npt.ArrayLike) -> "QuantParams":
         """The same grid of integers with another scale, shape (1,) or (C,)."""
-        return QuantParams(
-            np.asarray(scale, dtype=np.float64),
-            self.zero_point,
-            self.num_bits,
-            self.quant_min,
-            self.quant_max,
-            self.axis,
-        )
+        return dataclasses.replace(self, scale=np.asarray(scale, dtype=np.float64))
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, QuantParams):

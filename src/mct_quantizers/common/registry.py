@@ -9,7 +9,7 @@ from mct_quantizers.common.quant_info import QuantizationMethod, QuantizationTar
 
 def get_all_subclasses(cls: type) -> set[type]:
     """All direct and indirect subclasses of `cls` that are imported, without `cls`."""
-    direct = set(cls.__subclasses__())
+    direct: set[type] = set(cls.__subclasses__())
     return direct.union(*(get_all_subclasses(subclass) for subclass in direct))
 
 

@@ -23,7 +23,7 @@ def checked_num_bits(num_bits: Any) -> int:
     """
     if isinstance(num_bits, bool) or not isinstance(num_bits, Integral):
         raise TypeError(f"`num_bits` must be an integer. Received: num_bits={num_bits!r}")
-    if not MIN_NUM_BITS <= num_bits <= MAX_NUM_BITS:
+    if not MIN_NUM_BITS <= int(num_bits) <= MAX_NUM_BITS:
         raise ValueError(f"`num_bits` must be from {MIN_NUM_BITS} to {MAX_NUM_BITS}. Received: num_bits={num_bits}")
     return int(num_bits)
 

@@ -40,7 +40,8 @@ def fake_quantize_learned(
     x: Tensor, scale: Tensor, zero_point: Tensor | None, quant_min: int, quant_max: int, gradient_factor: float = 1.0
 ) -> Tensor:
     """`fake_quantize` with the gradients of `arithmetic.fake_quantize_learned` to `x` and `scale`."""
-    result: Tensor = _FakeQuantizeLearned.apply(x, scale, zero_point, quant_min, quant_max, gradient_factor)
+    apply: Any = _FakeQuantizeLearned.apply
+    result: Tensor = apply(x, scale, zero_point, quant_min, quant_max, gradient_factor)
     return result
 
 

@@ -27,7 +27,8 @@ class Float32StateModule(nn.Module):
             # `fn` has rounded to its dtype already: move the original instead.
             return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
 
-        return super()._apply(keep_dtype, recurse)
+        super()._apply(keep_dtype, recurse)  # type: ignore[no-untyped-call]  # torch has no types here
+        return self
 
 
 class BasePyTorchInferableQuantizer(BaseInferableQuantizer, Float32StateModule):
