@@ -1,0 +1,37 @@
+# SPDX-FileCopyrightText: The quantizers-infrastructure authors
+# SPDX-License-Identifier: Apache-2.0
+"""LSQ: learned step size quantization."""
+
+from collections.abc import Mapping, Sequence
+
+from mct_quantizers.common.ops import Ops, Tensor
+from mct_quantizers.common.quant_info import QuantizationMethod
+from mct_quantizers.common.quant_params import QuantParams
+from model_compression_toolkit.trainable_infrastructure.methods.method import Learned, Method, elements_per_scale
+
+
+class LSQ(
+    Method,
+    name="LSQ",
+    supports={QuantizationMethod.POWER_OF_TWO, QuantizationMethod.SYMMETRIC, QuantizationMethod.UNIFORM},
+):
+    """Learned Step Size Quantization (Esser et al., ICLR 2020, arXiv:1902.08153).
+
+    Learns `scale` with the gradient of equation 3, multiplied by 1/sqrt(N · quant_max), where N is the number of
+    elements of the tensor at hand that share the scale (section 2.2). Differs: `scale` starts from calibration, not
+    from 2·mean|x|/sqrt(quant_max); on uniform grids the zero point stays as calibrated; on power-of-two grids the scale
+    is rounded to a power of two with a straight-through gradient.
+    """
+
+    def parameters(self, params: QuantParams, x_shape: Sequence[int] | None) -> dict[str, Learned]:
+        """See `Method.parameters`."""
+        del x_shape
+        return self.grid(params, trainable=True)
+
+    def quantize(self, x: Tensor, learned: Mapping[str, Tensor], params: QuantParams, ops: Ops) -> Tensor:
+        """See `Method.quantize`."""
+        factor = (elements_per_scale(ops.shape(x), params) * max(params.quant_max, 1)) ** -0.5
+        scale = self.effective_scale(learned["scale"], ops)
+        return ops.fake_quantize_learned(
+            x, scale, learned.get("zero_point"), params.quant_min, params.quant_max, gradient_factor=factor
+        )
