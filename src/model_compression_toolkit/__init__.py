@@ -1,2 +1,70 @@
 # SPDX-FileCopyrightText: The quantizers-infrastructure authors
 # SPDX-License-Identifier: Apache-2.0
+"""Make quantized models: calibrate, train with quantization in the loop, export what was trained."""
+
+from typing import TYPE_CHECKING, Any
+
+from mct_quantizers import _lazy
+from mct_quantizers._version import __version__
+from mct_quantizers.common.quant_info import QuantizationMethod
+from mct_quantizers.common.quant_params import Granularity, QuantParams
+from model_compression_toolkit.core.common.quantization_config import (
+    BatchNorm,
+    CaptureMode,
+    QuantizationConfig,
+    RangeSearch,
+    Rule,
+    TensorConfig,
+)
+from model_compression_toolkit.core.common.quantization_plan import QuantizationPlan
+from model_compression_toolkit.qat.common.qat_config import QATConfig, TrainingMethod
+
+if TYPE_CHECKING:
+    from model_compression_toolkit.core.pytorch.batch_norm import (
+        freeze_batch_norm_statistics,
+        reestimate_batch_norm_statistics,
+    )
+    from model_compression_toolkit.core.pytorch.surgery import plan_of
+    from model_compression_toolkit.ptq.pytorch.quantization_facade import pytorch_post_training_quantization, quantize
+    from model_compression_toolkit.qat.pytorch.quantization_facade import finalize, prepare_qat
+
+__all__ = [
+    "BatchNorm",
+    "CaptureMode",
+    "Granularity",
+    "QATConfig",
+    "QuantParams",
+    "QuantizationConfig",
+    "QuantizationMethod",
+    "QuantizationPlan",
+    "RangeSearch",
+    "Rule",
+    "TensorConfig",
+    "TrainingMethod",
+    "__version__",
+    "finalize",
+    "freeze_batch_norm_statistics",
+    "plan_of",
+    "prepare_qat",
+    "pytorch_post_training_quantization",
+    "quantize",
+    "reestimate_batch_norm_statistics",
+]
+
+_LAZY = {
+    "finalize": "model_compression_toolkit.qat.pytorch.quantization_facade",
+    "freeze_batch_norm_statistics": "model_compression_toolkit.core.pytorch.batch_norm",
+    "plan_of": "model_compression_toolkit.core.pytorch.surgery",
+    "prepare_qat": "model_compression_toolkit.qat.pytorch.quantization_facade",
+    "pytorch_post_training_quantization": "model_compression_toolkit.ptq.pytorch.quantization_facade",
+    "quantize": "model_compression_toolkit.ptq.pytorch.quantization_facade",
+    "reestimate_batch_norm_statistics": "model_compression_toolkit.core.pytorch.batch_norm",
+}
+
+
+def __getattr__(name: str) -> Any:
+    return _lazy.load(__name__, name, _LAZY)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -28,7 +28,7 @@ class PytorchActivationQuantizationHolder(nn.Module):
             raise TypeError(
                 f"`activation_holder_quantizer` must be a quantizer. Received: {activation_holder_quantizer!r}"
             )
-        self._set_quantizer(activation_holder_quantizer)
+        self.set_quantizer(activation_holder_quantizer)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Quantized `inputs`: same shape and dtype."""
@@ -40,9 +40,10 @@ class PytorchActivationQuantizationHolder(nn.Module):
         """Replace a trainable quantizer by what it froze to. An inferable quantizer stays as it is."""
         quantizer = inferable_of(self.activation_holder_quantizer)
         if quantizer is not self.activation_holder_quantizer:
-            self._set_quantizer(quantizer)
+            self.set_quantizer(quantizer)
 
-    def _set_quantizer(self, quantizer: Any) -> None:
+    def set_quantizer(self, quantizer: Any) -> None:
+        """Quantize with `quantizer` from now on."""
         self.activation_holder_quantizer = quantizer
         self._takes_training = takes_training(quantizer)
         quantizer.initialize_quantization(None, f"{ACTIVATION_HOLDER_QUANTIZER}_out", self)

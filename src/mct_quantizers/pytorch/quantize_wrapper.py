@@ -54,7 +54,7 @@ class PytorchQuantizationWrapper(nn.Module):
         self._takes_training: dict[WeightKey, bool] = {}
         for key in sorted(weights_quantizers):
             self._take_weight(key)
-            self._set_quantizer(key, weights_quantizers[key])
+            self.set_quantizer(key, weights_quantizers[key])
 
     @property
     def is_weights_quantization(self) -> bool:
@@ -105,7 +105,7 @@ class PytorchQuantizationWrapper(nn.Module):
         frozen = {key: inferable_of(quantizer) for key, quantizer in self.weights_quantizers.items()}
         for key, quantizer in frozen.items():
             if quantizer is not self.weights_quantizers[key]:
-                self._set_quantizer(key, quantizer)
+                self.set_quantizer(key, quantizer)
 
     def _take_weight(self, key: WeightKey) -> None:
         if isinstance(key, str):
@@ -114,9 +114,12 @@ class PytorchQuantizationWrapper(nn.Module):
             delattr(self.layer, key)
         else:
             weight, trains = self.weight_values[key], False
-        self.register_parameter(_parameter_name(key), nn.Parameter(weight.detach(), requires_grad=trains))
+        # The same parameter object, so that weights that layers share stay shared.
+        parameter = weight if isinstance(weight, nn.Parameter) else nn.Parameter(weight.detach(), requires_grad=trains)
+        self.register_parameter(_parameter_name(key), parameter)
 
-    def _set_quantizer(self, key: WeightKey, quantizer: Any) -> None:
+    def set_quantizer(self, key: WeightKey, quantizer: Any) -> None:
+        """Quantize the weight `key` with `quantizer` from now on."""
         name = _parameter_name(key)
         if isinstance(quantizer, nn.Module):
             # Registered, so that its state follows the wrapper.

@@ -22,7 +22,7 @@ RANGE_OF_ZEROS = 2.0**-16
 
 _COARSE_RATIOS = np.linspace(1.0, 0.05, 39)
 _FINE_STEPS = np.linspace(-0.0225, 0.0225, 10)
-_POWERS_TRIED = 8
+_POWER_OF_TWO_RATIOS = np.exp2(-np.arange(8.0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,20 +59,17 @@ def search_params(observed: ObservedValues, config: TensorConfig, signed: bool) 
         return _search_uniform(observed, low, high, config, search)
     full = _full_threshold(low, high, config.num_bits, signed)
 
+    if config.method is QuantizationMethod.POWER_OF_TWO:
+        full = np.exp2(np.ceil(np.log2(full)))
+
     def scaled(ratio: FloatArray) -> QuantParams:
         return from_threshold(full * ratio, config.num_bits, signed, axis=0)
 
-    if config.method is QuantizationMethod.POWER_OF_TWO:
-        full = np.exp2(np.ceil(np.log2(full)))
-        ratios = 2.0 ** -np.arange(_POWERS_TRIED) if search is RangeSearch.MSE else np.ones(1)
-        best = _best_ratio(
-            observed, ratios, lambda ratio: from_threshold(full * ratio, config.num_bits, signed, axis=0)
-        )
-        return from_threshold(full * best, config.num_bits, signed, axis=0, power_of_two=True)
     if search is not RangeSearch.MSE:
-        return from_threshold(full, config.num_bits, signed, axis=0)
-    best = _coarse_to_fine(observed, lambda ratio: from_threshold(full * ratio, config.num_bits, signed, axis=0))
-    return from_threshold(full * best, config.num_bits, signed, axis=0)
+        return scaled(np.ones(full.shape))
+    if config.method is QuantizationMethod.POWER_OF_TWO:
+        return scaled(_best_ratio(observed, _POWER_OF_TWO_RATIOS, scaled))
+    return scaled(_coarse_to_fine(observed, scaled))
 
 
 def squared_error(observed: ObservedValues, params: QuantParams) -> FloatArray:
@@ -108,17 +105,10 @@ def _clipped_extremes(observed: ObservedValues, config: TensorConfig) -> tuple[F
     if config.range_search is not RangeSearch.PERCENTILE:
         return observed.minimum, observed.maximum
     share = config.percentile / 100.0
-    lows, highs = [], []
-    for row, values in enumerate(observed.values):
-        counts = (
-            np.ones(values.size) if observed.counts is None else observed.counts[min(row, len(observed.counts) - 1)]
-        )
-        order = np.argsort(values, kind="stable")
-        cumulative = np.cumsum(counts[order]) / counts.sum()
-        last = values.size - 1
-        lows.append(values[order][min(int(np.searchsorted(cumulative, 1.0 - share, side="left")), last)])
-        highs.append(values[order][min(int(np.searchsorted(cumulative, share, side="left")), last)])
-    return np.maximum(lows, observed.minimum), np.minimum(highs, observed.maximum)
+    low, high = np.quantile(
+        observed.values, [1.0 - share, share], axis=1, weights=observed.counts, method="inverted_cdf"
+    )
+    return np.maximum(low, observed.minimum), np.minimum(high, observed.maximum)
 
 
 def _full_threshold(low: FloatArray, high: FloatArray, num_bits: int, signed: bool) -> FloatArray:

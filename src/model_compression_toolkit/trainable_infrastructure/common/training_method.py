@@ -13,7 +13,7 @@ class _TrainingMethodMeta(type):
         if name.startswith("_"):
             raise AttributeError(name)
         try:
-            return cls(name)
+            return TrainingMethod(name)
         except ValueError as error:
             raise AttributeError(str(error)) from error
 

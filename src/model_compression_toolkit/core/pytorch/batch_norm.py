@@ -1,0 +1,175 @@
+# SPDX-FileCopyrightText: The quantizers-infrastructure authors
+# SPDX-License-Identifier: Apache-2.0
+"""Batch norm: folded exactly into the layer before it, or trained along and folded at the end."""
+
+import itertools
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from mct_quantizers.common.quant_params import FloatArray
+from model_compression_toolkit.core.pytorch.operators import weight_axis
+
+Layer = Any
+"""An `nn.Module` with `weight` and `bias`."""
+Norm = Any
+"""A batch norm, or a `LiveBatchNorm`."""
+
+
+class LiveBatchNorm(nn.Module):
+    """A batch norm in quantization-aware training that can be folded later without changing an integer code.
+
+    Its factor counts by its magnitude, so that folding never flips the sign of a weight's integers; preparing a model
+    makes all factors positive first, without changing what it computes. Statistics can be frozen.
+
+    Args:
+        norm: the batch norm, kept as it is: eps, momentum, statistics, synchronization.
+    """
+
+    def __init__(self, norm: Norm) -> None:
+        super().__init__()
+        self.norm: Norm = norm
+        self.freeze_statistics = False
+
+    def train(self, mode: bool = True) -> "LiveBatchNorm":
+        """Like `nn.Module.train`; frozen statistics stay frozen."""
+        super().train(mode)
+        self.norm.train(mode and not self.freeze_statistics)
+        return self
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """The normalized `inputs`."""
+        weight = self.norm.weight
+        if weight is None:
+            result: Tensor = self.norm(inputs)
+            return result
+        # Not `abs`: its gradient is zero at zero, and a factor could never leave it.
+        magnitude = torch.where(weight >= 0, weight, -weight)
+        result = functional_call(self.norm, {"weight": magnitude}, (inputs,))
+        return result
+
+
+def freeze_batch_norm_statistics(model: nn.Module) -> None:
+    """From now on, training uses and keeps the running statistics of every batch norm; factors still train.
+
+    Freezing towards the end of training lets the weights settle on the statistics that will be folded
+    (Krishnamoorthi 2018, arXiv:1806.08342, section 3.2.2).
+    """
+    for module in model.modules():
+        if isinstance(module, LiveBatchNorm):
+            module.freeze_statistics = True
+            module.norm.eval()
+
+
+@torch.no_grad()
+def reestimate_batch_norm_statistics(model: nn.Module, batches: Iterable[Any]) -> None:
+    """Replace the running statistics of every live batch norm by the averages over `batches`.
+
+    Args:
+        model: a model in quantization-aware training; its mode is restored.
+        batches: inputs of the model: tensors, or tuples of arguments.
+
+    Raises:
+        ValueError: `batches` is empty.
+    """
+    stream = iter(batches)
+    first = next(stream, None)
+    if first is None:
+        raise ValueError("`batches` must hold at least one batch. Received: none")
+    norms = [module.norm for module in model.modules() if isinstance(module, LiveBatchNorm)]
+    modes = {module: module.training for module in model.modules()}
+    momenta = [norm.momentum for norm in norms]
+    model.eval()
+    for norm in norms:
+        norm.reset_running_stats()
+        # None: a cumulative average instead of an exponential one.
+        norm.momentum = None
+        norm.train()
+    try:
+        for batch in itertools.chain([first], stream):
+            model(*(batch if isinstance(batch, (tuple, list)) else (batch,)))
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def can_fold(norm: Norm) -> bool:
+    """Whether a batch norm is an affine map in evaluation: it has running statistics."""
+    return getattr(norm, "running_mean", None) is not None
+
+
+def affine_of(norm: Norm) -> tuple[FloatArray, FloatArray]:
+    """Factor and shift of each channel in evaluation, float64, shape (C,): `y = factor · x + shift`.
+
+    Of a live batch norm the factors are the magnitudes that training used.
+    """
+    is_live = isinstance(norm, LiveBatchNorm)
+    if is_live:
+        norm = norm.norm
+
+    def numpy(tensor: Tensor | None, default: float) -> FloatArray:
+        if tensor is None:
+            return np.full(norm.running_mean.shape, default)
+        return tensor.detach().cpu().numpy().astype(np.float64)
+
+    mean, variance = numpy(norm.running_mean, 0.0), numpy(norm.running_var, 1.0)
+    weight = np.abs(numpy(norm.weight, 1.0)) if is_live else numpy(norm.weight, 1.0)
+    factor = weight / np.sqrt(variance + norm.eps)
+    return factor, numpy(norm.bias, 0.0) - mean * factor
+
+
+@torch.no_grad()
+def fold_batch_norm(layer: Layer, norm: Norm) -> None:
+    """Make `layer` compute what `layer` followed by `norm` computes in evaluation, in place.
+
+    The products are computed in float64 and rounded once.
+    """
+    factor, shift = affine_of(norm)
+    weight = layer.weight.detach().cpu().numpy().astype(np.float64)
+    folded = weight * _along_outputs(factor, layer, weight.shape)
+    layer.weight.copy_(torch.from_numpy(folded))
+    set_bias(layer, folded_bias(layer, factor, shift), layer.weight)
+
+
+def folded_bias(layer: Layer, factor: FloatArray, shift: FloatArray) -> FloatArray:
+    """Bias of `layer` once `y = factor · x + shift` is folded into it, float64, shape (C,)."""
+    bias = 0.0 if layer.bias is None else layer.bias.detach().cpu().numpy().astype(np.float64)
+    return bias * factor + shift
+
+
+def set_bias(layer: Layer, bias: FloatArray, like: Tensor) -> None:
+    """Give `layer` the bias `bias`, in the dtype and on the device of `like`."""
+    value = torch.as_tensor(bias, dtype=like.dtype, device=like.device)
+    layer.register_parameter("bias", nn.Parameter(value, requires_grad=like.requires_grad))
+
+
+@torch.no_grad()
+def make_factors_positive(layer: Layer, norm: Norm) -> None:
+    """Flip weights and statistics of the channels whose factor is negative; what is computed stays the same."""
+    if norm.weight is None:
+        return
+    sign = torch.where(norm.weight < 0, -1.0, 1.0).to(norm.weight.dtype)
+    aligned = _along_outputs(sign.cpu().numpy().astype(np.float64), layer, tuple(layer.weight.shape))
+    layer.weight.mul_(torch.as_tensor(aligned, dtype=layer.weight.dtype, device=layer.weight.device))
+    if layer.bias is not None:
+        layer.bias.mul_(sign.to(layer.bias))
+    norm.running_mean.mul_(sign)
+    norm.weight.mul_(sign)
+
+
+def _along_outputs(values: FloatArray, layer: Layer, shape: tuple[int, ...]) -> FloatArray:
+    """One number for each output channel, shaped to multiply the weight of `layer`."""
+    axis = weight_axis(layer)
+    groups = getattr(layer, "groups", 1)
+    if axis == 1:
+        # Transposed: (inputs, outputs / groups, …), the inputs of a group in a row.
+        per_group = values.reshape(groups, -1)
+        rows = np.repeat(per_group, shape[0] // groups, axis=0)
+        return rows.reshape(shape[0], shape[1], *([1] * (len(shape) - 2)))
+    return values.reshape(-1, *([1] * (len(shape) - 1)))

@@ -1,0 +1,149 @@
+# SPDX-FileCopyrightText: The quantizers-infrastructure authors
+# SPDX-License-Identifier: Apache-2.0
+"""How a PyTorch model is seen: as a graph of operations when it can be traced, else module by module."""
+
+import copy
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
+
+from mct_quantizers.pytorch.activation_quantization_holder import PytorchActivationQuantizationHolder
+from mct_quantizers.pytorch.quantize_wrapper import PytorchQuantizationWrapper
+from model_compression_toolkit.core.common.quantization_config import CaptureMode
+from model_compression_toolkit.core.pytorch.data import Batch
+
+
+@dataclass
+class Captured:
+    """A copy of the user's model, ready to be changed.
+
+    Attributes:
+        model: the copy, in evaluation mode; an `fx.GraphModule` in graph mode.
+        mode: graph or modules.
+        training: the training flag of each of the user's modules, by name.
+        notes: what the report should say about the capture.
+        node_names: node of each layer or operation in graph mode, by the name that plans use.
+    """
+
+    model: nn.Module
+    mode: CaptureMode
+    training: dict[str, bool]
+    notes: list[str] = field(default_factory=list)
+    node_names: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def graph(self) -> fx.Graph:
+        """The graph, in graph mode."""
+        if not isinstance(self.model, fx.GraphModule):
+            raise TypeError("Expected a model that was captured as a graph. Received: one captured module by module")
+        return self.model.graph
+
+    def node(self, layer: str) -> fx.Node:
+        """The node that plans call `layer`.
+
+        Raises:
+            ValueError: the graph has none: the plan belongs to another model.
+        """
+        name = self.node_names.get(layer)
+        found: fx.Node | None = next((node for node in self.graph.nodes if node.name == name), None)
+        if found is None:
+            raise ValueError(f"The model has no layer or operation {layer!r}. It has {sorted(self.node_names)}")
+        return found
+
+
+def capture(model: nn.Module, mode: CaptureMode = CaptureMode.AUTO, sample: Batch | None = None) -> Captured:
+    """Copy a model and see it as a graph, or module by module.
+
+    Args:
+        model: the user's model; it is not changed.
+        mode: how to see it.
+        sample: inputs, to check that the graph computes what the model does.
+
+    Raises:
+        TypeError: `model` is no `nn.Module`.
+        ValueError: `model` is quantized already; the sample does not fit the model; `mode` is `GRAPH` and the model
+            cannot be traced.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"`model` must be a torch.nn.Module. Received: {type(model).__name__}")
+    if is_quantized(model):
+        raise ValueError("`model` is quantized already: it holds wrappers or holders. Give the float model.")
+    training = {name: module.training for name, module in model.named_modules()}
+    copied = copy.deepcopy(model).eval()
+    expected = None if sample is None else run_model(copied, sample)
+    if mode is CaptureMode.MODULES:
+        return Captured(copied, mode, training, ["captured module by module, as configured"])
+    try:
+        traced = _trace(copied)
+    except Exception as error:  # tracing runs the user's code, which may raise anything
+        reason = f"the model cannot be traced ({_first_line(error)})"
+    else:
+        if sample is None or _same(expected, run_model(traced, sample)):
+            captured = Captured(traced, CaptureMode.GRAPH, training)
+            captured.node_names = _name_nodes(traced)
+            return captured
+        reason = "the traced graph computes something else than the model: its control flow depends on the data"
+    if mode is CaptureMode.GRAPH:
+        raise ValueError(f"`capture` is 'graph', but {reason}. Use 'auto' or 'modules'.")
+    note = f"captured module by module, because {reason}: functional operations stay in float and are not listed"
+    return Captured(copied, CaptureMode.MODULES, training, [note])
+
+
+def is_quantized(model: nn.Module) -> bool:
+    """Whether a model holds quantization wrappers or holders."""
+    kinds = (PytorchQuantizationWrapper, PytorchActivationQuantizationHolder)
+    return any(isinstance(module, kinds) for module in model.modules())
+
+
+@torch.no_grad()
+def run_model(model: nn.Module, batch: Batch) -> Any:
+    """The model's outputs for a batch.
+
+    Raises:
+        ValueError: the model fails on the batch; the text gives its shapes and dtypes.
+    """
+    try:
+        return model(*batch)
+    except Exception as error:  # the user's model may raise anything
+        shapes = [f"{tuple(item.shape)} {item.dtype}" for item in batch]
+        raise ValueError(
+            "`data` must yield the inputs of the model and nothing else (no labels). "
+            f"The model failed on a batch of {', '.join(shapes)}: {_first_line(error)}"
+        ) from error
+
+
+def _trace(model: nn.Module) -> fx.GraphModule:
+    tracer = fx.Tracer()
+    return fx.GraphModule(model, tracer.trace(model), type(model).__name__)
+
+
+def _name_nodes(model: fx.GraphModule) -> dict[str, str]:
+    """A module's first call is named by its path, a further one path:2, path:3, …; other operations by their node."""
+    calls: Counter[str] = Counter()
+    names = {}
+    for node in model.graph.nodes:
+        name = node.name
+        if node.op == "call_module":
+            calls[node.target] += 1
+            name = node.target if calls[node.target] == 1 else f"{node.target}:{calls[node.target]}"
+        names[name] = node.name
+    return names
+
+
+def _same(expected: Any, received: Any) -> bool:
+    left, right = pytree.tree_leaves(expected), pytree.tree_leaves(received)
+    return len(left) == len(right) and all(_same_leaf(a, b) for a, b in zip(left, right, strict=True))
+
+
+def _same_leaf(a: Any, b: Any) -> bool:
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return a.shape == b.shape and torch.equal(torch.nan_to_num(a), torch.nan_to_num(b))
+    return bool(a == b)
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no text'}"

@@ -1,0 +1,83 @@
+# SPDX-FileCopyrightText: The quantizers-infrastructure authors
+# SPDX-License-Identifier: Apache-2.0
+"""The steps that every flow takes before calibration: capture, batch norms, plan."""
+
+import dataclasses
+from collections.abc import Iterator
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import nn
+
+from mct_quantizers.common.quant_info import QuantizationMethod
+from mct_quantizers.common.quant_params import Granularity
+from model_compression_toolkit.core.common.quantization_config import BatchNorm, CaptureMode, QuantizationConfig
+from model_compression_toolkit.core.common.quantization_plan import QuantizationPlan, build_plan
+from model_compression_toolkit.core.pytorch.capture import Captured, capture
+from model_compression_toolkit.core.pytorch.data import Batch, batches_of
+from model_compression_toolkit.core.pytorch.graph_sites import GraphSites
+from model_compression_toolkit.core.pytorch.module_sites import module_sites
+from model_compression_toolkit.core.pytorch.operators import weight_axis
+from model_compression_toolkit.core.pytorch.surgery import fold_batch_norms
+
+
+def capture_and_plan(
+    model: nn.Module, data: Any, config: QuantizationConfig, train: bool
+) -> tuple[Captured, QuantizationPlan, Iterator[Batch]]:
+    """Copy the model, treat its batch norms, and decide what is quantized.
+
+    Args:
+        model: the user's model; it is not changed.
+        data: the calibration data.
+        config: what the user asks for.
+        train: whether batch norms may stay live.
+
+    Returns:
+        The captured copy, its plan without parameters, and the batches of `data`.
+
+    Raises:
+        TypeError: an argument of the wrong type.
+        ValueError: empty data, data that the model does not take, a model that is quantized already or has nothing to
+            quantize.
+    """
+    if not isinstance(config, QuantizationConfig):
+        raise TypeError(f"`config` must be a QuantizationConfig. Received: {type(config).__name__}")
+    device = next((tensor.device for tensor in chain(model.parameters(), model.buffers())), torch.device("cpu"))
+    batches = batches_of(data, device)
+    sample = next(batches)
+    captured = capture(model, config.capture, sample)
+    if captured.mode is CaptureMode.GRAPH:
+        pairs = GraphSites(captured, sample).foldable_batch_norms()
+        live = {
+            norm for norm, layer in pairs.items() if train and _stays_live(captured.model.get_submodule(layer), config)
+        }
+        fold_batch_norms(captured, pairs, live)
+        sites = list(GraphSites(captured, sample).sites(config.quantize_output))
+    else:
+        pairs, live = {}, set()
+        sites = list(module_sites(captured, sample))
+    plan = build_plan(sites, config, captured.mode, captured.notes)
+    if not plan.quantized():
+        reasons = sorted({f"{tensor.name}: {tensor.reason}" for tensor in plan.skipped()})
+        raise ValueError(f"`model` has nothing to quantize. {'; '.join(reasons) or 'It has no layer with a rule.'}")
+    plan = dataclasses.replace(plan, batch_norms=pairs, live_batch_norms=tuple(n for n in pairs if n in live))
+    return captured, plan, chain([sample], batches)
+
+
+def _stays_live(layer: nn.Module, config: QuantizationConfig) -> bool:
+    """Whether the batch norm behind `layer` trains along.
+
+    Folding it later multiplies the scale of each channel, which needs a scale per output channel that is free to take
+    any value.
+    """
+    free = config.weights.granularity is Granularity.PER_CHANNEL
+    free &= config.weights.method is not QuantizationMethod.POWER_OF_TWO
+    # The groups of a transposed convolution share the scales of their output channels.
+    free &= not (weight_axis(layer) == 1 and getattr(layer, "groups", 1) > 1)
+    if config.batch_norm is BatchNorm.LIVE and not free:
+        raise ValueError(
+            "`batch_norm` 'live' needs weights that are quantized per channel on a symmetric or uniform grid, and no "
+            "grouped transposed convolution. Use 'auto' or 'fold'."
+        )
+    return free and config.batch_norm is not BatchNorm.FOLD

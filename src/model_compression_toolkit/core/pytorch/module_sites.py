@@ -1,0 +1,85 @@
+# SPDX-FileCopyrightText: The quantizers-infrastructure authors
+# SPDX-License-Identifier: Apache-2.0
+"""Which tensors of a model could be quantized when it is seen module by module."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch import Tensor, nn
+
+from mct_quantizers.common.quant_info import QuantizationTarget
+from model_compression_toolkit.core.common.quantization_plan import TensorSite
+from model_compression_toolkit.core.pytorch.capture import Captured, run_model
+from model_compression_toolkit.core.pytorch.data import Batch
+from model_compression_toolkit.core.pytorch.operators import weight_axis
+
+
+def module_sites(captured: Captured, sample: Batch) -> Iterator[TensorSite]:
+    """The input and the weight of each layer that has a rule, in the order in which a run on `sample` calls them.
+
+    The first and the last of the called layers count as first and last.
+    """
+    inputs = _record_inputs(captured.model, sample)
+    called = [name for name, shape in inputs.items() if shape is not None]
+    for name, shape in inputs.items():
+        module = captured.model.get_submodule(name)
+        near_end = name in (called[:1] + called[-1:])
+        weight = dict(module.named_parameters(recurse=False)).get("weight")
+        problem = "" if weight is not None else "its weight is no plain parameter (a parametrization computes it)"
+        unused = "" if name in called else "the layer was not reached by the data"
+        is_embedding = isinstance(module, nn.Embedding)
+        yield TensorSite(
+            layer=name,
+            tensor="input",
+            target=QuantizationTarget.Activation,
+            type=type(module).__name__,
+            shape=shape or (),
+            first_or_last=near_end,
+            reason="indices are not quantized" if is_embedding else problem or unused,
+        )
+        yield TensorSite(
+            layer=name,
+            tensor="weight",
+            target=QuantizationTarget.Weights,
+            type=type(module).__name__,
+            shape=() if weight is None else tuple(weight.shape),
+            channel_axis=weight_axis(module),
+            first_or_last=near_end,
+            reason=problem or unused,
+        )
+    yield from _float_weights(captured.model, set(inputs))
+
+
+def _float_weights(model: nn.Module, listed: set[str]) -> Iterator[TensorSite]:
+    for name, parameter in model.named_parameters():
+        layer, _, tensor = name.rpartition(".")
+        if parameter.dim() > 1 and layer not in listed:
+            type_name = type(model.get_submodule(layer)).__name__
+            yield TensorSite(
+                layer=layer or "model",
+                tensor=tensor,
+                target=QuantizationTarget.Weights,
+                type=type_name,
+                shape=tuple(parameter.shape),
+                reason=f"layers of type {type_name} are not quantized yet",
+            )
+
+
+def _record_inputs(model: nn.Module, sample: Batch) -> dict[str, tuple[int, ...] | None]:
+    """Shape of the first input of each layer that has a rule, in the order of the calls; None for those not called."""
+    layers = {name: module for name, module in model.named_modules() if weight_axis(module) is not None}
+    called: dict[str, tuple[int, ...] | None] = {}
+    handles = []
+    for name, module in layers.items():
+
+        def hook(_: nn.Module, args: tuple[Any, ...], name: str = name) -> None:
+            if args and isinstance(args[0], Tensor):
+                called.setdefault(name, tuple(args[0].shape))
+
+        handles.append(module.register_forward_pre_hook(hook))
+    try:
+        run_model(model, sample)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return called | {name: None for name in layers if name not in called}

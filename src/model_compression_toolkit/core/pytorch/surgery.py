@@ -1,0 +1,213 @@
+# SPDX-FileCopyrightText: The quantizers-infrastructure authors
+# SPDX-License-Identifier: Apache-2.0
+"""Changing a captured model: folding batch norms, wrapping layers, inserting holders. Nothing decides here."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, fx, nn
+
+from mct_quantizers.common import arithmetic
+from mct_quantizers.common.quant_params import QuantParams
+from mct_quantizers.pytorch import ops as torch_ops
+from mct_quantizers.pytorch.activation_quantization_holder import PytorchActivationQuantizationHolder
+from mct_quantizers.pytorch.quantize_wrapper import PytorchQuantizationWrapper
+from model_compression_toolkit.core.common.quantization_config import CaptureMode
+from model_compression_toolkit.core.common.quantization_plan import QuantizationPlan, TensorPlan
+from model_compression_toolkit.core.pytorch.batch_norm import (
+    LiveBatchNorm,
+    affine_of,
+    fold_batch_norm,
+    folded_bias,
+    make_factors_positive,
+    set_bias,
+)
+from model_compression_toolkit.core.pytorch.capture import Captured
+
+_PLAN_ATTRIBUTE = "quantization_plan"
+_NAME_ATTRIBUTE = "plan_layer"
+HOLDER_SUFFIX = "activation_holder_quantizer"
+
+QuantizerFactory = Callable[[TensorPlan], Any]
+
+
+class QuantizedInput(nn.Module):
+    """A layer whose first input is quantized: how activations are quantized module by module.
+
+    Args:
+        activation_holder_quantizer: the holder.
+        layer: the layer.
+    """
+
+    def __init__(self, holder: nn.Module, layer: nn.Module) -> None:
+        super().__init__()
+        self.activation_holder_quantizer = holder
+        self.layer = layer
+
+    def forward(self, inputs: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """The layer's result for quantized `inputs`."""
+        return self.layer(self.activation_holder_quantizer(inputs), *args, **kwargs)
+
+
+def fold_batch_norms(captured: Captured, pairs: dict[str, str], live: set[str]) -> None:
+    """Fold each batch norm into its layer, or keep it live behind the layer.
+
+    Args:
+        captured: a model captured as a graph.
+        pairs: layer of each batch norm, by the name of the batch norm.
+        live: the batch norms that train along.
+    """
+    root = captured.model
+    for norm_name, layer_name in pairs.items():
+        layer, norm = root.get_submodule(layer_name), root.get_submodule(norm_name)
+        if norm_name in live:
+            make_factors_positive(layer, norm)
+            root.set_submodule(norm_name, LiveBatchNorm(norm))
+        else:
+            fold_batch_norm(layer, norm)
+            bypass_layer(root, norm_name)
+            del captured.node_names[norm_name]
+
+
+def apply_plan(
+    captured: Captured,
+    plan: QuantizationPlan,
+    weight_quantizer: QuantizerFactory,
+    activation_quantizer: QuantizerFactory,
+) -> nn.Module:
+    """Wrap the layers and insert the holders of a calibrated plan.
+
+    Args:
+        captured: the captured model, batch norms treated as the plan says; it is changed.
+        plan: the plan, its tensors with parameters.
+        weight_quantizer: makes the quantizer of a weight.
+        activation_quantizer: makes the quantizer of an activation.
+
+    Returns:
+        The quantized model; `plan_of` gives its plan.
+
+    Raises:
+        ValueError: the plan belongs to another model.
+    """
+    root = captured.model
+    for tensor in plan.quantized():
+        if tensor.is_weight:
+            layer = root.get_submodule(tensor.site.layer)
+            quantizers = {tensor.site.tensor: weight_quantizer(tensor)}
+            root.set_submodule(tensor.site.layer, PytorchQuantizationWrapper(layer, quantizers))
+    for tensor in plan.quantized():
+        if not tensor.is_weight:
+            holder = PytorchActivationQuantizationHolder(activation_quantizer(tensor))
+            setattr(holder, _NAME_ATTRIBUTE, tensor.site.layer)
+            if plan.capture is CaptureMode.GRAPH:
+                _insert_holder(captured, tensor.site.layer, holder)
+            else:
+                layer = root.get_submodule(tensor.site.layer)
+                root.set_submodule(tensor.site.layer, QuantizedInput(holder, layer))
+    if isinstance(root, fx.GraphModule):
+        root.graph.lint()
+        root.recompile()
+    set_plan(root, plan)
+    return root
+
+
+def plan_of(model: nn.Module) -> QuantizationPlan:
+    """The plan of a quantized model.
+
+    Raises:
+        ValueError: the model is not quantized.
+    """
+    for module in model.modules():
+        plan = getattr(module, _PLAN_ATTRIBUTE, None)
+        if isinstance(plan, QuantizationPlan):
+            return plan
+    raise ValueError("`model` must be a model that `quantize` or `prepare_qat` returned. Received: one without a plan")
+
+
+def set_plan(model: nn.Module, plan: QuantizationPlan) -> None:
+    """Keep `plan` with the model.
+
+    It stands on each wrapper and holder, because a graph module loses attributes of its own in `copy.deepcopy`.
+    """
+    for module in model.modules():
+        if isinstance(module, (PytorchQuantizationWrapper, PytorchActivationQuantizationHolder)):
+            setattr(module, _PLAN_ATTRIBUTE, plan)
+
+
+def wrapper_of(model: nn.Module, layer: str) -> PytorchQuantizationWrapper:
+    """The wrapper of a layer of a quantized model."""
+    module = model.get_submodule(layer)
+    wrapper = module.layer if isinstance(module, QuantizedInput) else module
+    if not isinstance(wrapper, PytorchQuantizationWrapper):
+        raise TypeError(f"Expected a quantization wrapper at {layer!r}. Received: {type(wrapper).__name__}")
+    return wrapper
+
+
+def holder_of(model: nn.Module, tensor: TensorPlan) -> PytorchActivationQuantizationHolder:
+    """The holder of a quantized activation of a quantized model."""
+    name = tensor.site.layer
+    for module in model.modules():
+        if isinstance(module, PytorchActivationQuantizationHolder) and getattr(module, _NAME_ATTRIBUTE, None) == name:
+            return module
+    raise ValueError(f"The model has no holder for {tensor.name}: the plan belongs to another model.")
+
+
+def quantizer_of(model: nn.Module, tensor: TensorPlan) -> Any:
+    """The quantizer of a quantized tensor of a quantized model."""
+    if tensor.is_weight:
+        return wrapper_of(model, tensor.site.layer).weights_quantizers[tensor.site.tensor]
+    return holder_of(model, tensor).activation_holder_quantizer
+
+
+def fold_live_batch_norm(model: nn.Module, norm_name: str, layer_name: str, params: QuantParams) -> QuantParams:
+    """Fold a live batch norm into the quantized layer before it; the integers of the weight stay as they are.
+
+    The factor of each channel goes into its scale; a factor of zero becomes the smallest scale that float32 holds.
+
+    Args:
+        model: a model in quantization-aware training; it is changed.
+        norm_name: path of the `LiveBatchNorm`.
+        layer_name: path of the wrapped layer.
+        params: the grid that the layer's weight quantizer froze to, per channel.
+
+    Returns:
+        The grid of the folded weight.
+    """
+    wrapper = wrapper_of(model, layer_name)
+    factor, shift = affine_of(model.get_submodule(norm_name))
+    folded = params.replace_scale(np.maximum(params.scale * factor, np.finfo(np.float32).tiny))
+    weight = wrapper.get_parameter("weight")
+    with torch.no_grad():
+        codes = arithmetic.quantize(weight.detach(), params, torch_ops)
+        weight.copy_(arithmetic.dequantize(codes, folded, torch_ops, like=weight))
+    set_bias(wrapper.layer, folded_bias(wrapper.layer, factor, shift), like=weight)
+    return folded
+
+
+def bypass_layer(model: nn.Module, layer: str) -> None:
+    """Take a layer with one input out of a graph, and out of the model."""
+    if not isinstance(model, fx.GraphModule):
+        raise TypeError(f"Expected a model that was captured as a graph. Received: {type(model).__name__}")
+    (node,) = (node for node in model.graph.nodes if node.op == "call_module" and node.target == layer)
+    node.replace_all_uses_with(node.all_input_nodes[0])
+    model.graph.erase_node(node)
+    model.delete_submodule(layer)
+    model.recompile()
+
+
+def _insert_holder(captured: Captured, layer: str, holder: nn.Module) -> None:
+    root, node = captured.model, captured.node(layer)
+    name = f"{node.name}_{HOLDER_SUFFIX}"
+    root.add_module(name, holder)
+    with captured.graph.inserting_after(_last_of_placeholders(node)):
+        inserted = captured.graph.call_module(name, (node,))
+    node.replace_all_uses_with(inserted, delete_user_cb=lambda user: user is not inserted)
+
+
+def _last_of_placeholders(node: fx.Node) -> fx.Node:
+    """The node itself; for an input of the model the last input, because placeholders come first in a graph."""
+    while node.op == "placeholder" and node.next.op == "placeholder":
+        node = node.next
+    return node

@@ -1,0 +1,99 @@
+# SPDX-FileCopyrightText: The quantizers-infrastructure authors
+# SPDX-License-Identifier: Apache-2.0
+"""Runs a captured model on real batches and sets the parameters of its plan."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, fx
+
+from mct_quantizers.common.quant_info import QuantizationTarget
+from mct_quantizers.common.quant_params import QuantParams
+from model_compression_toolkit.core.common.progress import track
+from model_compression_toolkit.core.common.quantization_config import CaptureMode
+from model_compression_toolkit.core.common.quantization_plan import QuantizationPlan
+from model_compression_toolkit.core.pytorch.capture import Captured
+from model_compression_toolkit.core.pytorch.data import Batch
+from model_compression_toolkit.ptq.common.calibration import activation_params, weight_params
+from model_compression_toolkit.ptq.common.statistics import TensorStatistics
+
+
+@torch.no_grad()
+def calibrate(
+    captured: Captured, plan: QuantizationPlan, batches: Iterable[Batch], total: int | None = None
+) -> QuantizationPlan:
+    """The plan with the parameters of every quantized tensor.
+
+    Args:
+        captured: the captured float model, in evaluation mode.
+        plan: its plan.
+        batches: inputs on the model's device.
+        total: number of batches, for the progress bar.
+
+    Raises:
+        ValueError: NaN or infinite values, or a tensor that the data never reaches; the text names the tensor.
+    """
+    statistics = {tensor.name: TensorStatistics() for tensor in plan.quantized(QuantizationTarget.Activation)}
+    run = _run_graph if captured.mode is CaptureMode.GRAPH else _run_modules
+    run(captured, plan, statistics, track(batches, "Calibrating activations", total))
+    params: dict[str, QuantParams] = {}
+    for tensor in track(plan.quantized(), "Searching ranges"):
+        if tensor.is_weight:
+            weight = captured.model.get_submodule(tensor.site.layer).get_parameter(tensor.site.tensor)
+            params[tensor.name] = weight_params(tensor, weight.detach().cpu().numpy())
+        else:
+            params[tensor.name] = activation_params(tensor, statistics[tensor.name])
+    return plan.with_params(params)
+
+
+def _run_graph(
+    captured: Captured, plan: QuantizationPlan, statistics: dict[str, TensorStatistics], batches: Iterable[Batch]
+) -> None:
+    observed = {captured.node(tensor.site.layer): tensor.name for tensor in plan.quantized() if not tensor.is_weight}
+
+    class Observer(fx.Interpreter):
+        def run_node(self, n: fx.Node) -> Any:
+            result = super().run_node(n)
+            if n in observed:
+                _observe(observed[n], statistics, result)
+            return result
+
+    observer = Observer(captured.model)
+    for batch in batches:
+        observer.run(*batch)
+
+
+def _run_modules(
+    captured: Captured, plan: QuantizationPlan, statistics: dict[str, TensorStatistics], batches: Iterable[Batch]
+) -> None:
+    def hook_for(name: str) -> Callable[[Any, tuple[Any, ...]], None]:
+        return lambda _, args: _observe(name, statistics, args[0])
+
+    handles = [
+        captured.model.get_submodule(tensor.site.layer).register_forward_pre_hook(hook_for(tensor.name))
+        for tensor in plan.quantized()
+        if not tensor.is_weight
+    ]
+    try:
+        for batch in batches:
+            captured.model(*batch)
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _observe(name: str, statistics: dict[str, TensorStatistics], value: Tensor) -> None:
+    values = value.detach().float()
+    minimum, maximum = torch.aminmax(values)
+
+    def histogram(low: float, high: float, bins: int) -> npt.NDArray[np.float64]:
+        # Values at the very ends may lie outside by float32 rounding of the ends; they belong to the last bins.
+        return torch.histc(values.clamp(low, high), bins, low, high).cpu().numpy().astype(np.float64)
+
+    try:
+        statistics[name].update(float(minimum), float(maximum), histogram)
+    except ValueError as error:
+        raise ValueError(f"Calibration met NaN or infinite values in {name}. {error}") from error
