@@ -1,0 +1,146 @@
+# SPDX-FileCopyrightText: The quantizers-infrastructure authors
+# SPDX-License-Identifier: Apache-2.0
+"""`mct demo`: the whole path on handwritten digits."""
+
+import json
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from mct_quantizers import _lazy
+from model_compression_toolkit.core.common.quantization_config import QuantizationConfig
+
+FLOAT_EPOCHS = 120
+QAT_EPOCHS = {"w4a4": 30, "w2a4": 30, "w2a2": 40}
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of the table, for one seed.
+
+    Attributes:
+        model: name of the model.
+        seed: of the split, the initial weights and the training.
+        accuracy: on the held-out images, in percent.
+        file_size: bytes of the file on disk.
+        agreement: share of held-out images on which ONNX Runtime gives the class of the PyTorch model; None for float.
+        max_steps: largest difference of an activation's integer code in ONNX Runtime; None for float.
+        weights_equal: whether every integer weight in the file is that of the model; None for float.
+        seconds: time to make the model.
+    """
+
+    model: str
+    seed: int
+    accuracy: float
+    file_size: int
+    agreement: float | None
+    max_steps: int | None
+    weights_equal: bool | None
+    seconds: float
+
+
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the exported files.")] = Path("mct_demo"),
+    seed: Annotated[int, typer.Option(help="Seed of the split and of the training.")] = 0,
+    seeds: Annotated[int, typer.Option(min=1, help="Number of seeds, from --seed on; the table shows the mean.")] = 1,
+    float_epochs: Annotated[int, typer.Option(min=1, help="Epochs of the float training.")] = FLOAT_EPOCHS,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+) -> None:
+    """Train a network in float, quantize it, fine-tune it at 4 and 2 bits, export it, and prove the export."""
+    _lazy.import_optional("torch", needed_by="mct demo")
+    out.mkdir(parents=True, exist_ok=True)
+    console = Console(quiet=as_json)
+    start = time.monotonic()
+    rows: list[Row] = []
+    for current in range(seed, seed + seeds):
+        rows += _run(current, out, float_epochs, console)
+    seconds = time.monotonic() - start
+    if as_json:
+        typer.echo(json.dumps({"rows": [asdict(row) for row in rows], "seconds": seconds}, indent=2))
+    else:
+        console.print(_table(rows, seeds))
+        console.print(f"{seconds:.0f} s. The files are in {out}. Look into one: mct inspect {out / 'w4a4.onnx'}")
+
+
+def _run(seed: int, out: Path, float_epochs: int, console: Console) -> list[Row]:
+    """Every model of one seed. Frameworks load here, so that `mct --help` stays fast."""
+    from safetensors.torch import save_file
+
+    from model_compression_toolkit.cli import digits
+    from model_compression_toolkit.ptq.pytorch.quantization_facade import quantize
+    from model_compression_toolkit.qat.pytorch.fine_tuning import FineTuning, fine_tune
+    from model_compression_toolkit.qat.pytorch.quantization_facade import finalize, prepare_qat
+
+    images, labels, test_images, test_labels = digits.load_split(seed)
+    console.print(f"[bold]seed {seed}[/]: {len(images)} training and {len(test_images)} held-out images of digits")
+    start = time.monotonic()
+    model = digits.train_float(images, labels, seed, float_epochs)
+    save_file(model.state_dict(), out / "float.safetensors")
+    size = (out / "float.safetensors").stat().st_size
+    accuracy = digits.accuracy(model, test_images, test_labels)
+    rows = [Row("float", seed, accuracy, size, None, None, None, time.monotonic() - start)]
+    console.print(f"float: {accuracy:.2f} %")
+
+    start = time.monotonic()
+    quantized = quantize(model, images, QuantizationConfig.from_bits("w8a8"))
+    rows.append(_export("w8a8", seed, quantized, out, test_images, test_labels, start, console))
+    for bits, epochs in QAT_EPOCHS.items():
+        start = time.monotonic()
+        prepared = prepare_qat(model, images, QuantizationConfig.from_bits(bits))
+        fine_tune(prepared, model, images, labels, FineTuning(epochs=epochs, seed=seed), digits.augment)
+        rows.append(_export(bits, seed, finalize(prepared), out, test_images, test_labels, start, console))
+    return rows
+
+
+def _export(
+    name: str, seed: int, model: Any, out: Path, images: Any, labels: Any, start: float, console: Console
+) -> Row:
+    from model_compression_toolkit.cli import digits
+    from model_compression_toolkit.exporter.pytorch.export_facade import export
+
+    seconds = time.monotonic() - start
+    accuracy = digits.accuracy(model, images, labels)
+    report = export(model, out / f"{name}.onnx", verify=images, quiet=True)
+    parity = report.parity
+    if parity is None:
+        raise RuntimeError("The exporter was asked to verify and returned no parity report.")
+    if name == "w4a4":
+        console.print(parity.render())
+    console.print(f"{name}: {accuracy:.2f} %, {report.file_size / 1000:.0f} kB, passed={parity.passed}")
+    activations = [tensor.max_steps for tensor in parity.tensors if not tensor.is_weight]
+    weights_equal = all(tensor.num_different == 0 for tensor in parity.tensors if tensor.is_weight)
+    agreement = parity.default_session_argmax_agreement
+    return Row(name, seed, accuracy, report.file_size, agreement, max(activations), weights_equal, seconds)
+
+
+def _table(rows: list[Row], seeds: int) -> Table:
+    title = "Handwritten digits" + (f", mean of {seeds} seeds" if seeds > 1 else "")
+    table = Table(title=title)
+    headers = ("model", "accuracy %", "vs float", "file", "same class in ONNX Runtime", "integer weights", "max steps")
+    for header in headers:
+        table.add_column(header, justify="left" if header == "model" else "right")
+    names = list(dict.fromkeys(row.model for row in rows))
+    baseline = _mean([row.accuracy for row in rows if row.model == names[0]])
+    for name in names:
+        chosen = [row for row in rows if row.model == name]
+        accuracy = _mean([row.accuracy for row in chosen])
+        cells = [name, f"{accuracy:.2f}", f"{accuracy - baseline:+.2f}", f"{chosen[0].file_size / 1000:.0f} kB"]
+        if chosen[0].agreement is None:
+            cells += ["–", "–", "–"]
+        else:
+            cells += [
+                f"{100 * _mean([row.agreement or 0.0 for row in chosen]):.2f} %",
+                "equal" if all(row.weights_equal for row in chosen) else "DIFFER",
+                str(max(row.max_steps or 0 for row in chosen)),
+            ]
+        table.add_row(*cells)
+    return table
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values)

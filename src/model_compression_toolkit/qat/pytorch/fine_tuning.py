@@ -1,0 +1,143 @@
+# SPDX-FileCopyrightText: The quantizers-infrastructure authors
+# SPDX-License-Identifier: Apache-2.0
+"""A plain training loop for prepared models: distillation from the float model, with labels where there are any."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from model_compression_toolkit.core.common.progress import track
+from model_compression_toolkit.core.pytorch.batch_norm import freeze_batch_norm_statistics
+
+Augment = Callable[[Tensor, torch.Generator], Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class FineTuning:
+    """How a prepared model is trained.
+
+    Attributes:
+        epochs: passes over the data, at least 1.
+        learning_rate: peak of AdamW's one-cycle schedule (Smith and Topin 2018, arXiv:1708.07120); no weight decay.
+        batch_size: samples in a step, at least 1.
+        temperature: softens both outputs in the distillation loss (Hinton et al. 2015, arXiv:1503.02531).
+        label_weight: share of the labels' cross entropy in the loss, 0 to 1; the rest is distillation.
+        frozen_share: share of the last steps in which batch-norm statistics stay frozen, 0 to 1.
+        seed: of the order of the samples and of the augmentation.
+
+    Raises:
+        ValueError: a field out of bounds.
+    """
+
+    epochs: int = 30
+    learning_rate: float = 1e-3
+    batch_size: int = 64
+    temperature: float = 2.0
+    label_weight: float = 0.0
+    frozen_share: float = 0.1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"`{name}` must be an integer of at least 1. Received: {name}={value!r}")
+        for name in ("learning_rate", "temperature"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"`{name}` must be positive. Received: {name}={getattr(self, name)!r}")
+        for name in ("label_weight", "frozen_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"`{name}` must be from 0 to 1. Received: {name}={getattr(self, name)!r}")
+
+
+def fine_tune(
+    model: nn.Module,
+    teacher: nn.Module,
+    inputs: Tensor,
+    labels: Tensor | None = None,
+    settings: FineTuning | None = None,
+    augment: Augment | None = None,
+) -> list[float]:
+    """Train a prepared model in place to reproduce a float model.
+
+    The distillation loss is the Kullback-Leibler divergence of class scores where labels say that the outputs are
+    classes, and the mean squared error of the outputs otherwise.
+
+    Args:
+        model: what `prepare_qat` returned, with one input and one output.
+        teacher: the float model; it is not changed.
+        inputs: training samples, shape (N, …), on the device of the model.
+        labels: classes, int64, shape (N,); None trains without.
+        settings: how to train.
+        augment: called with a batch and a random generator; its result replaces the batch.
+
+    Returns:
+        The mean loss of each epoch.
+
+    Raises:
+        ValueError: fewer samples than a batch has, or another number of labels.
+    """
+    settings = settings or FineTuning()
+    if len(inputs) < settings.batch_size:
+        raise ValueError(
+            f"`inputs` must hold at least one batch of {settings.batch_size} samples. Received: {len(inputs)} samples"
+        )
+    if labels is not None and len(labels) != len(inputs):
+        raise ValueError(f"`labels` must have one class for each of {len(inputs)} inputs. Received: {len(labels)}")
+    teacher_was_training = teacher.training
+    teacher.eval()
+    steps = len(inputs) // settings.batch_size
+    total = settings.epochs * steps
+    optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=0.0)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.learning_rate, total_steps=total, pct_start=0.1)
+    losses = []
+    model.train()
+    batches = _batches(inputs, labels, settings, augment)
+    for step, (batch, classes) in enumerate(track(batches, "Training with quantization", total)):
+        if step == total - int(total * settings.frozen_share):
+            freeze_batch_norm_statistics(model)
+        loss = _loss(model, teacher, batch, classes, settings)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        losses.append(loss.detach())
+    teacher.train(teacher_was_training)
+    model.eval()
+    return torch.stack(losses).view(settings.epochs, steps).mean(dim=1).tolist()
+
+
+def _batches(
+    inputs: Tensor, labels: Tensor | None, settings: FineTuning, augment: Augment | None
+) -> Iterator[tuple[Tensor, Tensor | None]]:
+    generator = torch.Generator().manual_seed(settings.seed)
+    used = len(inputs) // settings.batch_size * settings.batch_size
+    for _ in range(settings.epochs):
+        order = torch.randperm(len(inputs), generator=generator)[:used]
+        for index in torch.split(order, settings.batch_size):
+            batch = inputs[index.to(inputs.device)]
+            batch = batch if augment is None else augment(batch, generator)
+            yield batch, None if labels is None else labels[index.to(labels.device)]
+
+
+def _loss(model: nn.Module, teacher: nn.Module, batch: Tensor, classes: Tensor | None, settings: FineTuning) -> Any:
+    with torch.no_grad():
+        target = teacher(batch)
+    output = model(batch)
+    if classes is None:
+        return functional.mse_loss(output, target)
+    temperature = settings.temperature
+    distillation = temperature**2 * functional.kl_div(
+        functional.log_softmax(output / temperature, dim=1),
+        functional.log_softmax(target / temperature, dim=1),
+        reduction="batchmean",
+        log_target=True,
+    )
+    if settings.label_weight == 0:
+        return distillation
+    cross_entropy = functional.cross_entropy(output, classes)
+    return settings.label_weight * cross_entropy + (1 - settings.label_weight) * distillation
