@@ -68,14 +68,16 @@ class _FakeQuantizeLearned(Function):
         position = torch.round(ratio)
         if zero_point is not None:
             position.add_(zero_point)
-        inside = (position >= ctx.quant_min) & (position <= ctx.quant_max)
-        to_x = torch.where(inside, gradient, 0.0)
-        to_scale = None
+        clipped = position.clamp(ctx.quant_min, ctx.quant_max)
+        # Ends included; NaN equals nothing and counts as outside.
+        inside = position == clipped
+        to_x = to_scale = None
+        if ctx.needs_input_grad[0]:
+            to_x = torch.where(inside, gradient, 0.0).to(x.dtype)
         if ctx.needs_input_grad[1]:
-            centered = position.clamp_(ctx.quant_min, ctx.quant_max)
             if zero_point is not None:
-                centered.sub_(zero_point)
-            slope = centered.sub_(torch.where(inside, ratio, 0.0))
+                clipped.sub_(zero_point)
+            slope = clipped.sub_(torch.where(inside, ratio, 0.0))
             to_scale = slope.mul_(gradient).sum_to_size(scale.shape).mul_(ctx.gradient_factor)
             to_scale = to_scale.to(scale.dtype)
-        return to_x.to(x.dtype), to_scale, None, None, None, None
+        return to_x, to_scale, None, None, None, None

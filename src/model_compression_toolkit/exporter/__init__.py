@@ -1,2 +1,36 @@
 # SPDX-FileCopyrightText: The quantizers-infrastructure authors
 # SPDX-License-Identifier: Apache-2.0
+"""Files that run what was trained, and the proof that they do."""
+
+from typing import TYPE_CHECKING, Any
+
+from mct_quantizers import _lazy
+
+if TYPE_CHECKING:
+    from model_compression_toolkit.exporter.common.export_report import ExportReport
+    from model_compression_toolkit.exporter.common.format import ExportFormat
+    from model_compression_toolkit.exporter.common.parity import ParityReport
+    from model_compression_toolkit.exporter.plan_file import read_plan
+    from model_compression_toolkit.exporter.pytorch.export_facade import export, load
+    from model_compression_toolkit.exporter.pytorch.frozen_model import save_frozen
+
+__all__ = ["ExportFormat", "ExportReport", "ParityReport", "export", "load", "read_plan", "save_frozen"]
+
+_HERE = "model_compression_toolkit.exporter"
+_LAZY = {
+    "ExportFormat": f"{_HERE}.common.format",
+    "ExportReport": f"{_HERE}.common.export_report",
+    "ParityReport": f"{_HERE}.common.parity",
+    "export": f"{_HERE}.pytorch.export_facade",
+    "load": f"{_HERE}.pytorch.export_facade",
+    "read_plan": f"{_HERE}.plan_file",
+    "save_frozen": f"{_HERE}.pytorch.frozen_model",
+}
+
+
+def __getattr__(name: str) -> Any:
+    return _lazy.load(__name__, name, _LAZY)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,45 @@
+# SPDX-FileCopyrightText: The quantizers-infrastructure authors
+# SPDX-License-Identifier: Apache-2.0
+"""What an export tells about the file that it wrote."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from model_compression_toolkit.exporter.common.format import ExportFormat
+from model_compression_toolkit.exporter.common.parity import ParityReport
+
+__all__ = ["ExportReport"]
+
+
+@dataclass(frozen=True, slots=True)
+class ExportReport:
+    """The result of an export.
+
+    Attributes:
+        path: the file.
+        format: its format.
+        file_size: its bytes.
+        notes: what a reader should know, such as a batch size that is fixed.
+        parity: how the file compares with the model; None when it was not asked for.
+    """
+
+    path: Path
+    format: ExportFormat
+    file_size: int
+    notes: tuple[str, ...] = ()
+    parity: ParityReport | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "path": str(self.path),
+            "format": self.format.value,
+            "file_size": self.file_size,
+            "notes": list(self.notes),
+            "parity": None if self.parity is None else self.parity.to_dict(),
+        }
+
+    def __str__(self) -> str:
+        lines = [f"Wrote {self.path} ({self.file_size:,} bytes)", *(f"  note: {note}" for note in self.notes)]
+        return "\n".join(lines if self.parity is None else [*lines, str(self.parity)])

@@ -1,0 +1,224 @@
+# SPDX-FileCopyrightText: The quantizers-infrastructure authors
+# SPDX-License-Identifier: Apache-2.0
+"""A frozen model as standard ONNX: a copy marks its quantized tensors, torch exports it, the marks are rewritten."""
+
+import inspect
+import logging
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import onnx
+import onnx_ir as ir
+import onnxscript
+import torch
+from onnx_ir.passes.common import RemoveUnusedNodesPass, RemoveUnusedOpsetsPass
+from torch import Tensor, fx, nn
+
+from model_compression_toolkit.core.common.quantization_plan import QuantizationPlan, TensorPlan
+from model_compression_toolkit.core.pytorch.capture import run_model
+from model_compression_toolkit.core.pytorch.data import Batch
+from model_compression_toolkit.exporter.common.inspect import plan_metadata
+from model_compression_toolkit.exporter.pytorch.frozen import export_copy, frozen_plan
+from model_compression_toolkit.exporter.pytorch.onnx_graph import DOMAIN, check_domains, rewrite_marks
+
+__all__ = ["OPSET", "OnnxExport", "export_onnx"]
+
+OPSET = 21
+"""The first with QuantizeLinear and DequantizeLinear of 4 and 16 bits."""
+
+
+@dataclass(frozen=True, slots=True)
+class OnnxExport:
+    """An exported model.
+
+    Attributes:
+        model: the checked ONNX model.
+        notes: what a reader should know, such as a batch size that is fixed.
+    """
+
+    model: onnx.ModelProto
+    notes: tuple[str, ...]
+
+
+@torch.library.custom_op(f"{DOMAIN}::quantization_mark", mutates_args=())
+def _mark(x: Tensor, name: str) -> Tensor:
+    """Stands in an exported graph for the quantization of the tensor `name` of the plan; the plan has the grid.
+
+    An operator that torch knows nothing of: no exporter folds it or looks into it.
+    """
+    del name
+    return x.clone()
+
+
+@_mark.register_fake
+def _(x: Tensor, name: str) -> Tensor:
+    del name
+    return torch.empty_like(x)
+
+
+def export_onnx(model: nn.Module, example: Batch) -> OnnxExport:
+    """Export a frozen model to standard ONNX, opset 21, without custom operators.
+
+    Weights become INT4, INT8 or INT16 (or unsigned) initializers with the codes of the NumPy reference, activations
+    UINT8 or UINT16. Where a value is NaN, ONNX Runtime gives the lowest code.
+
+    Args:
+        model: a model that `quantize` or `finalize` returned, on any device, of any floating dtype; it is not changed.
+        example: one batch of its inputs; all axes but the first keep their sizes.
+
+    Raises:
+        TypeError: `model` is no `nn.Module`.
+        ValueError: the model is not frozen, does not take the example, or cannot be exported.
+    """
+    plan = frozen_plan(model)
+    copied = export_copy(model, plan, _marked)
+    example = tuple(item.detach().cpu().float() if item.is_floating_point() else item.cpu() for item in example)
+    run_model(copied, example)
+    names = _input_names(copied, len(example))
+    notes: tuple[str, ...] = ()
+    exported = _export_dynamic(copied, example, names)
+    if exported is None:
+        size = example[0].shape[0] if example[0].dim() else 1
+        notes = (f"the batch size is fixed to {size}, because the model works with one size only",)
+        exported = _export_fixed(copied, example, names)
+    return OnnxExport(_finished(exported, plan), notes)
+
+
+def _marked(x: Tensor, tensor: TensorPlan) -> Tensor:
+    result: Tensor = _mark(x, tensor.name)
+    return result
+
+
+def _export_dynamic(model: nn.Module, example: Batch, names: list[str]) -> ir.Model | None:
+    """The exported model with an open batch size; None where it works with one size only."""
+    size = example[0].shape[:1]
+    batched = [item.dim() > 0 and item.shape[:1] == size for item in example]
+    if size == (1,):
+        # torch takes a size of 1 for a constant.
+        example = tuple(torch.cat([x, x]) if b else x for x, b in zip(example, batched, strict=True))
+    shapes = tuple({0: torch.export.Dim.AUTO} if b else None for b in batched)
+    try:
+        program = _torch_export(model, example, names, shapes)
+    except Exception:  # the exporter runs the user's code, which may raise anything; the fixed export gives the reason
+        return None
+    # Dim.AUTO declares an axis open even where the network works with one size of it only.
+    if any(sizes.is_singleton() for sizes in program.exported_program.range_constraints.values()):
+        return None
+    axes = [value.shape[0] for value, b in zip(program.model.graph.inputs, batched, strict=True) if b]
+    if any(isinstance(axis, int) for axis in axes):
+        return None
+    program.rename_axes(dict.fromkeys(axes, "batch"))
+    result: ir.Model = program.model
+    return result
+
+
+def _export_fixed(model: nn.Module, example: Batch, names: list[str]) -> ir.Model:
+    try:
+        result: ir.Model = _torch_export(model, example, names, None).model
+    except Exception as error:  # the exporter runs the user's code, which may raise anything
+        raise ValueError(
+            "The model cannot be exported to ONNX: torch cannot capture it as one graph, as when its control flow "
+            f"depends on the data. Reason: {_reason(error)}"
+        ) from error
+    return result
+
+
+def _torch_export(model: nn.Module, example: Batch, names: list[str], shapes: Any) -> Any:
+    with torch.no_grad(), _quiet():
+        return torch.onnx.export(
+            model,
+            example,
+            dynamo=True,
+            verbose=False,
+            opset_version=OPSET,
+            dynamic_shapes=shapes,
+            custom_translation_table={torch.ops.mct_quantizers.quantization_mark.default: _translation()},
+            input_names=names,
+        )
+
+
+def _finished(model: ir.Model, plan: QuantizationPlan) -> onnx.ModelProto:
+    _name_outputs(model.graph)
+    rewrite_marks(model.graph, plan)
+    RemoveUnusedNodesPass()(model)  # the float weights, too
+    RemoveUnusedOpsetsPass()(model)
+    check_domains(model)
+    for node in model.graph:
+        # Stack traces of the machine that exported.
+        node.metadata_props.clear()
+        node.doc_string = None
+    model.metadata_props.clear()
+    model.metadata_props.update(plan_metadata(plan))
+    proto = ir.to_proto(model)
+    onnx.checker.check_model(proto, full_check=True)
+    onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)
+    return proto
+
+
+def _translation() -> Callable[..., Any]:
+    """The translation of the mark for one export: it numbers the uses of a tensor, in the order of execution."""
+    uses: Counter[str] = Counter()
+    schema = onnx.defs.OpSchema
+    mark = onnxscript.values.Op(
+        onnxscript.values.Opset(DOMAIN, 1),
+        "Mark",
+        schema(
+            "Mark",
+            DOMAIN,
+            1,
+            inputs=[schema.FormalParameter("x", "tensor(float)")],
+            outputs=[schema.FormalParameter("y", "tensor(float)")],
+            attributes=[schema.Attribute(key, schema.AttrType.STRING, required=True) for key in ("name", "call")],
+        ),
+    )
+
+    def translate(x: Any, name: str) -> Any:
+        uses[name] += 1
+        return mark(x, name=name, call=call_name(name, uses[name]))
+
+    return translate
+
+
+def call_name(name: str, use: int) -> str:
+    """Name of the n-th use of a tensor's quantizer: the tensor's own, then `name:2`, `name:3`, …."""
+    return name if use == 1 else f"{name}:{use}"
+
+
+def _input_names(model: nn.Module, count: int) -> list[str]:
+    if isinstance(model, fx.GraphModule):
+        return [str(node.target) for node in model.graph.nodes if node.op == "placeholder"][:count]
+    return list(inspect.signature(model.forward).parameters)[:count]
+
+
+def _name_outputs(graph: ir.Graph) -> None:
+    """`output`, or `output_0`, `output_1`, …; an output that is an input keeps its name."""
+    taken = {value.name for value in graph.inputs}
+    for index, value in enumerate(graph.outputs):
+        name = "output" if len(graph.outputs) == 1 else f"output_{index}"
+        if not value.is_graph_input() and name not in taken:
+            value.name = name
+
+
+def _reason(error: BaseException) -> str:
+    """First line of the innermost cause: the exporter wraps it in pages of advice."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = str(error).strip().splitlines() or ["no text"]
+    return f"{type(error).__name__}: {lines[0]}"
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    logger = logging.getLogger("torch.onnx._internal.exporter._registration")  # reports that torchvision is missing
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():  # torch warns of a copy of its own inputs that it makes itself
+            warnings.filterwarnings("ignore", r".*isinstance\(treespec, LeafSpec\)", FutureWarning)
+            yield
+    finally:
+        logger.setLevel(level)
