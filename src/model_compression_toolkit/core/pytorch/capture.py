@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn import functional
 from torch.utils import _pytree as pytree
 
 from mct_quantizers.pytorch.activation_quantization_holder import PytorchActivationQuantizationHolder
@@ -24,14 +25,12 @@ class Captured:
     Attributes:
         model: the copy, in evaluation mode; an `fx.GraphModule` in graph mode.
         mode: graph or modules.
-        training: the training flag of each of the user's modules, by name.
         notes: what the report should say about the capture.
         node_names: node of each layer or operation in graph mode, by the name that plans use.
     """
 
     model: nn.Module
     mode: CaptureMode
-    training: dict[str, bool]
     notes: list[str] = field(default_factory=list)
     node_names: dict[str, str] = field(default_factory=dict)
 
@@ -72,25 +71,24 @@ def capture(model: nn.Module, mode: CaptureMode = CaptureMode.AUTO, sample: Batc
         raise TypeError(f"`model` must be a torch.nn.Module. Received: {type(model).__name__}")
     if is_quantized(model):
         raise ValueError("`model` is quantized already: it holds wrappers or holders. Give the float model.")
-    training = {name: module.training for name, module in model.named_modules()}
     copied = copy.deepcopy(model).eval()
     expected = None if sample is None else run_model(copied, sample)
     if mode is CaptureMode.MODULES:
-        return Captured(copied, mode, training, ["captured module by module, as configured"])
+        return Captured(copied, mode, ["captured module by module, as configured"])
     try:
         traced = _trace(copied)
     except Exception as error:  # tracing runs the user's code, which may raise anything
         reason = f"the model cannot be traced ({_first_line(error)})"
     else:
         if sample is None or _same(expected, run_model(traced, sample)):
-            captured = Captured(traced, CaptureMode.GRAPH, training)
+            captured = Captured(traced, CaptureMode.GRAPH, _notes_on(traced))
             captured.node_names = _name_nodes(traced)
             return captured
         reason = "the traced graph computes something else than the model: its control flow depends on the data"
     if mode is CaptureMode.GRAPH:
         raise ValueError(f"`capture` is 'graph', but {reason}. Use 'auto' or 'modules'.")
     note = f"captured module by module, because {reason}: functional operations stay in float and are not listed"
-    return Captured(copied, CaptureMode.MODULES, training, [note])
+    return Captured(copied, CaptureMode.MODULES, [note])
 
 
 def is_quantized(model: nn.Module) -> bool:
@@ -119,6 +117,14 @@ def run_model(model: nn.Module, batch: Batch) -> Any:
 def _trace(model: nn.Module) -> fx.GraphModule:
     tracer = fx.Tracer()
     return fx.GraphModule(model, tracer.trace(model), type(model).__name__)
+
+
+def _notes_on(model: fx.GraphModule) -> list[str]:
+    if any(
+        node.target in (functional.dropout, functional.dropout2d, functional.dropout3d) for node in model.graph.nodes
+    ):
+        return ["functional dropout is off in training too: the graph was traced in evaluation; use nn.Dropout instead"]
+    return []
 
 
 def _name_nodes(model: fx.GraphModule) -> dict[str, str]:

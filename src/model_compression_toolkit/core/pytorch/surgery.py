@@ -96,7 +96,7 @@ def apply_plan(
         if tensor.is_weight:
             layer = root.get_submodule(tensor.site.layer)
             quantizers = {tensor.site.tensor: weight_quantizer(tensor)}
-            root.set_submodule(tensor.site.layer, PytorchQuantizationWrapper(layer, quantizers))
+            _replace(root, layer, PytorchQuantizationWrapper(layer, quantizers))
     for tensor in plan.quantized():
         if not tensor.is_weight:
             holder = PytorchActivationQuantizationHolder(activation_quantizer(tensor))
@@ -105,7 +105,7 @@ def apply_plan(
                 _insert_holder(captured, tensor.site.layer, holder)
             else:
                 layer = root.get_submodule(tensor.site.layer)
-                root.set_submodule(tensor.site.layer, QuantizedInput(holder, layer))
+                _replace(root, layer, QuantizedInput(holder, layer))
     if isinstance(root, fx.GraphModule):
         root.graph.lint()
         root.recompile()
@@ -195,6 +195,12 @@ def bypass_layer(model: nn.Module, layer: str) -> None:
     model.graph.erase_node(node)
     model.delete_submodule(layer)
     model.recompile()
+
+
+def _replace(root: nn.Module, old: nn.Module, new: nn.Module) -> None:
+    """Put `new` wherever `old` stands: a module can be registered under several names."""
+    for path in [path for path, module in root.named_modules(remove_duplicate=False) if module is old]:
+        root.set_submodule(path, new)
 
 
 def _insert_holder(captured: Captured, layer: str, holder: nn.Module) -> None:

@@ -48,7 +48,7 @@ def prepare_qat(
         qat_config: the training methods; LSQ by default.
 
     Returns:
-        A model in training mode. Modules that the user had frozen in evaluation mode stay so.
+        A model in training mode.
 
     Raises:
         TypeError: an argument of the wrong type.
