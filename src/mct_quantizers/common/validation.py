@@ -14,17 +14,17 @@ from mct_quantizers.common.constants import MAX_NUM_BITS, MIN_NUM_BITS
 FloatArray = npt.NDArray[np.float64]
 
 
-def checked_num_bits(num_bits: Any) -> int:
-    """`num_bits` as `int`.
+def checked_num_bits(num_bits: Any, name: str = "num_bits") -> int:
+    """`num_bits`, given as the argument `name`, as `int`.
 
     Raises:
         TypeError: not an integer.
         ValueError: outside 1 to 16.
     """
     if isinstance(num_bits, bool) or not isinstance(num_bits, Integral):
-        raise TypeError(f"`num_bits` must be an integer. Received: num_bits={num_bits!r}")
+        raise TypeError(f"`{name}` must be an integer. Received: {name}={num_bits!r}")
     if not MIN_NUM_BITS <= int(num_bits) <= MAX_NUM_BITS:
-        raise ValueError(f"`num_bits` must be from {MIN_NUM_BITS} to {MAX_NUM_BITS}. Received: num_bits={num_bits}")
+        raise ValueError(f"`{name}` must be from {MIN_NUM_BITS} to {MAX_NUM_BITS}. Received: {name}={num_bits}")
     return int(num_bits)
 
 

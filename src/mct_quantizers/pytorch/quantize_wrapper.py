@@ -56,6 +56,16 @@ class PytorchQuantizationWrapper(nn.Module):
             self._take_weight(key)
             self.set_quantizer(key, weights_quantizers[key])
 
+    def __getattr__(self, name: str) -> Any:
+        """Attributes of the layer, such as `out_features`, which code around it may read."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            layer = self.__dict__.get("_modules", {}).get(LAYER)
+            if layer is None:
+                raise
+            return getattr(layer, name)
+
     @property
     def is_weights_quantization(self) -> bool:
         """Whether any weight is quantized."""

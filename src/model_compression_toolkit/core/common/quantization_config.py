@@ -137,9 +137,12 @@ class Rule:
             raise ValueError(
                 "A `Rule` must change something: give `weight_bits`, `activation_bits` or `quantize=False`."
             )
-        for bits in (self.weight_bits, self.activation_bits):
-            if bits is not None:
-                checked_num_bits(bits)
+        for field_name in ("name", "type"):
+            if not isinstance(getattr(self, field_name), (str, type(None))):
+                raise TypeError(f"`{field_name}` must be text. Received: {field_name}={getattr(self, field_name)!r}")
+        for field_name in ("weight_bits", "activation_bits"):
+            if getattr(self, field_name) is not None:
+                checked_num_bits(getattr(self, field_name), field_name)
         try:
             re.compile(self.name or "")
         except re.error as error:
@@ -196,10 +199,12 @@ class QuantizationConfig:
         if self.activations.granularity is not Granularity.PER_TENSOR:
             raise ValueError("`activations` must be quantized per tensor. Received: granularity='per_channel'")
         if self.first_last_bits is not None:
-            checked_num_bits(self.first_last_bits)
+            checked_num_bits(self.first_last_bits, "first_last_bits")
         if self.filter is not None and not callable(self.filter):
             raise TypeError(f"`filter` must be a function of a layer's name and type. Received: {self.filter!r}")
         checked_bool("quantize_output", self.quantize_output)
+        if not isinstance(self.rules, (tuple, list)):
+            raise TypeError(f"`rules` must be a list of Rule objects. Received: rules={self.rules!r}")
         object.__setattr__(self, "rules", tuple(self.rules))
         for rule in self.rules:
             if not isinstance(rule, Rule):
@@ -255,6 +260,8 @@ class QuantizationConfig:
                 _check_keys(TensorConfig, arguments[name])
                 arguments[name] = TensorConfig.from_dict({**default.to_dict(), **arguments[name]})
         rules = arguments.get("rules", ())
+        if not isinstance(rules, (tuple, list)):
+            raise TypeError(f"`rules` must be a list. Received: rules={rules!r}")
         for rule in rules:
             _check_keys(Rule, rule)
         arguments["rules"] = tuple(Rule(**rule) for rule in rules)
@@ -272,6 +279,8 @@ class QuantizationConfig:
             values = json.loads(Path(path).read_text(encoding="utf-8"))
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise ValueError(f"Expected a JSON file. Received: {path} ({error})") from error
+        if not isinstance(values, dict):
+            raise ValueError(f"Expected a JSON object with fields of {cls.__name__}. Received: {path}")
         return cls.from_dict(values)
 
 

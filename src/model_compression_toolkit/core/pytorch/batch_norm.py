@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from mct_quantizers.common.quant_params import FloatArray
+from model_compression_toolkit.core.pytorch.data import to_float64
+from model_compression_toolkit.core.pytorch.modes import preserved_modes
 from model_compression_toolkit.core.pytorch.operators import weight_axis
 
 Layer = Any
@@ -21,18 +23,20 @@ Norm = Any
 
 
 class LiveBatchNorm(nn.Module):
-    """A batch norm in quantization-aware training that can be folded later without changing an integer code.
+    """A batch norm in quantization-aware training. Its statistics can be frozen.
 
-    Its factor counts by its magnitude, so that folding never flips the sign of a weight's integers; preparing a model
-    makes all factors positive first, without changing what it computes. Statistics can be frozen.
+    One that will be folded counts by the magnitude of its factor, so that folding never flips the sign of a weight's
+    integers; preparing a model makes all factors positive first, without changing what it computes.
 
     Args:
         norm: the batch norm, kept as it is: eps, momentum, statistics, synchronization.
+        folds: whether it will be folded when training ends.
     """
 
-    def __init__(self, norm: Norm) -> None:
+    def __init__(self, norm: Norm, folds: bool = True) -> None:
         super().__init__()
         self.norm: Norm = norm
+        self.folds = folds
         self.freeze_statistics = False
 
     def train(self, mode: bool = True) -> "LiveBatchNorm":
@@ -44,7 +48,7 @@ class LiveBatchNorm(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         """The normalized `inputs`."""
         weight = self.norm.weight
-        if weight is None:
+        if weight is None or not self.folds:
             result: Tensor = self.norm(inputs)
             return result
         # Not `abs`: its gradient is zero at zero, and a factor could never leave it.
@@ -67,7 +71,7 @@ def freeze_batch_norm_statistics(model: nn.Module) -> None:
 
 @torch.no_grad()
 def reestimate_batch_norm_statistics(model: nn.Module, batches: Iterable[Any]) -> None:
-    """Replace the running statistics of every live batch norm by the averages over `batches`.
+    """Replace the running statistics of every batch norm by the averages over `batches`.
 
     Args:
         model: a model in quantization-aware training; its mode is restored.
@@ -81,22 +85,20 @@ def reestimate_batch_norm_statistics(model: nn.Module, batches: Iterable[Any]) -
     if first is None:
         raise ValueError("`batches` must hold at least one batch. Received: none")
     norms = [module.norm for module in model.modules() if isinstance(module, LiveBatchNorm)]
-    modes = {module: module.training for module in model.modules()}
     momenta = [norm.momentum for norm in norms]
-    model.eval()
-    for norm in norms:
-        norm.reset_running_stats()
-        # None: a cumulative average instead of an exponential one.
-        norm.momentum = None
-        norm.train()
-    try:
-        for batch in itertools.chain([first], stream):
-            model(*(batch if isinstance(batch, (tuple, list)) else (batch,)))
-    finally:
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
-        for module, mode in modes.items():
-            module.training = mode
+    with preserved_modes(model):
+        model.eval()
+        for norm in norms:
+            norm.reset_running_stats()
+            # None: a cumulative average instead of an exponential one.
+            norm.momentum = None
+            norm.train()
+        try:
+            for batch in itertools.chain([first], stream):
+                model(*(batch if isinstance(batch, (tuple, list)) else (batch,)))
+        finally:
+            for norm, momentum in zip(norms, momenta, strict=True):
+                norm.momentum = momentum
 
 
 def can_fold(norm: Norm) -> bool:
@@ -109,14 +111,14 @@ def affine_of(norm: Norm) -> tuple[FloatArray, FloatArray]:
 
     Of a live batch norm the factors are the magnitudes that training used.
     """
-    is_live = isinstance(norm, LiveBatchNorm)
+    is_live = isinstance(norm, LiveBatchNorm) and norm.folds
     if is_live:
         norm = norm.norm
 
     def numpy(tensor: Tensor | None, default: float) -> FloatArray:
         if tensor is None:
             return np.full(norm.running_mean.shape, default)
-        return tensor.detach().cpu().numpy().astype(np.float64)
+        return to_float64(tensor)
 
     mean, variance = numpy(norm.running_mean, 0.0), numpy(norm.running_var, 1.0)
     weight = np.abs(numpy(norm.weight, 1.0)) if is_live else numpy(norm.weight, 1.0)
@@ -131,7 +133,7 @@ def fold_batch_norm(layer: Layer, norm: Norm) -> None:
     The products are computed in float64 and rounded once.
     """
     factor, shift = affine_of(norm)
-    weight = layer.weight.detach().cpu().numpy().astype(np.float64)
+    weight = to_float64(layer.weight)
     folded = weight * _along_outputs(factor, layer, weight.shape)
     layer.weight.copy_(torch.from_numpy(folded))
     set_bias(layer, folded_bias(layer, factor, shift), layer.weight)
@@ -139,7 +141,7 @@ def fold_batch_norm(layer: Layer, norm: Norm) -> None:
 
 def folded_bias(layer: Layer, factor: FloatArray, shift: FloatArray) -> FloatArray:
     """Bias of `layer` once `y = factor · x + shift` is folded into it, float64, shape (C,)."""
-    bias = 0.0 if layer.bias is None else layer.bias.detach().cpu().numpy().astype(np.float64)
+    bias = 0.0 if layer.bias is None else to_float64(layer.bias)
     return bias * factor + shift
 
 
@@ -155,7 +157,7 @@ def make_factors_positive(layer: Layer, norm: Norm) -> None:
     if norm.weight is None:
         return
     sign = torch.where(norm.weight < 0, -1.0, 1.0).to(norm.weight.dtype)
-    aligned = _along_outputs(sign.cpu().numpy().astype(np.float64), layer, tuple(layer.weight.shape))
+    aligned = _along_outputs(to_float64(sign), layer, tuple(layer.weight.shape))
     layer.weight.mul_(torch.as_tensor(aligned, dtype=layer.weight.dtype, device=layer.weight.device))
     if layer.bias is not None:
         layer.bias.mul_(sign.to(layer.bias))

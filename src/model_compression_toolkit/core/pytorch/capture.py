@@ -3,7 +3,6 @@
 """How a PyTorch model is seen: as a graph of operations when it can be traced, else module by module."""
 
 import copy
-from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +14,15 @@ from torch.utils import _pytree as pytree
 from mct_quantizers.pytorch.activation_quantization_holder import PytorchActivationQuantizationHolder
 from mct_quantizers.pytorch.quantize_wrapper import PytorchQuantizationWrapper
 from model_compression_toolkit.core.common.quantization_config import CaptureMode
-from model_compression_toolkit.core.pytorch.data import Batch
+from model_compression_toolkit.core.pytorch.data import Batch, clone_batch
+
+_DROPOUTS: dict[Any, type[nn.Module]] = {
+    functional.dropout: nn.Dropout,
+    functional.dropout1d: nn.Dropout1d,
+    functional.dropout2d: nn.Dropout2d,
+    functional.dropout3d: nn.Dropout3d,
+    functional.alpha_dropout: nn.AlphaDropout,
+}
 
 
 @dataclass
@@ -76,12 +83,12 @@ def capture(model: nn.Module, mode: CaptureMode = CaptureMode.AUTO, sample: Batc
     if mode is CaptureMode.MODULES:
         return Captured(copied, mode, ["captured module by module, as configured"])
     try:
-        traced = _trace(copied)
+        traced, notes = _trace(copied)
     except Exception as error:  # tracing runs the user's code, which may raise anything
         reason = f"the model cannot be traced ({_first_line(error)})"
     else:
         if sample is None or _same(expected, run_model(traced, sample)):
-            captured = Captured(traced, CaptureMode.GRAPH, _notes_on(traced))
+            captured = Captured(traced, CaptureMode.GRAPH, notes)
             captured.node_names = _name_nodes(traced)
             return captured
         reason = "the traced graph computes something else than the model: its control flow depends on the data"
@@ -105,7 +112,7 @@ def run_model(model: nn.Module, batch: Batch) -> Any:
         ValueError: the model fails on the batch; the text gives its shapes and dtypes.
     """
     try:
-        return model(*batch)
+        return model(*clone_batch(batch))
     except Exception as error:  # the user's model may raise anything
         shapes = [f"{tuple(item.shape)} {item.dtype}" for item in batch]
         raise ValueError(
@@ -114,28 +121,47 @@ def run_model(model: nn.Module, batch: Batch) -> Any:
         ) from error
 
 
-def _trace(model: nn.Module) -> fx.GraphModule:
-    tracer = fx.Tracer()
-    return fx.GraphModule(model, tracer.trace(model), type(model).__name__)
+def _trace(model: nn.Module) -> tuple[fx.GraphModule, list[str]]:
+    """The graph of a model in evaluation mode, with functional dropout as modules, and notes on it."""
+    traced = fx.GraphModule(model, fx.Tracer().trace(model), type(model).__name__)
+    try:
+        in_training = list(fx.Tracer().trace(model.train()).nodes)
+    except Exception as error:  # tracing runs the user's code, which may raise anything
+        return traced, [f"traced in evaluation only: tracing in training fails ({_first_line(error)})"]
+    finally:
+        model.eval()
+    nodes = list(traced.graph.nodes)
+    if [(node.op, node.target) for node in nodes] != [(node.op, node.target) for node in in_training]:
+        return traced, ["control flow that depends on the training flag is fixed as in evaluation"]
+    for node, twin in zip(nodes, in_training, strict=True):
+        if node.target in _DROPOUTS and twin.kwargs.get("training") and not node.kwargs.get("training"):
+            _dropout_to_module(traced, node)
+    traced.recompile()
+    return traced, []
 
 
-def _notes_on(model: fx.GraphModule) -> list[str]:
-    if any(
-        node.target in (functional.dropout, functional.dropout2d, functional.dropout3d) for node in model.graph.nodes
-    ):
-        return ["functional dropout is off in training too: the graph was traced in evaluation; use nn.Dropout instead"]
-    return []
+def _dropout_to_module(model: fx.GraphModule, node: fx.Node) -> None:
+    """A functional dropout is traced with the training flag of that moment; a module follows the flag."""
+    name = f"{node.name}_module"
+    model.add_module(name, _DROPOUTS[node.target](node.kwargs["p"]))
+    with model.graph.inserting_after(node):
+        replacement = model.graph.call_module(name, (node.args[0],))
+    node.replace_all_uses_with(replacement)
+    model.graph.erase_node(node)
 
 
 def _name_nodes(model: fx.GraphModule) -> dict[str, str]:
-    """A module's first call is named by its path, a further one path:2, path:3, …; other operations by their node."""
-    calls: Counter[str] = Counter()
-    names = {}
-    for node in model.graph.nodes:
-        name = node.name
-        if node.op == "call_module":
-            calls[node.target] += 1
-            name = node.target if calls[node.target] == 1 else f"{node.target}:{calls[node.target]}"
+    """A module's first call is named by its path, a further one path:2, path:3, …; other operations by their node.
+
+    Modules come first: an operation whose node is named like a module gets a number too.
+    """
+    names: dict[str, str] = {}
+    for node in sorted(model.graph.nodes, key=lambda node: node.op != "call_module"):
+        base = str(node.target) if node.op == "call_module" else node.name
+        name, count = base, 1
+        while name in names:
+            count += 1
+            name = f"{base}:{count}"
         names[name] = node.name
     return names
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -33,6 +34,17 @@ def batches_of(data: Any, device: torch.device | None = None) -> Iterator[Batch]
     if first is None:
         raise ValueError("`data` must hold at least one batch. Received: none")
     return itertools.chain([first], stream)
+
+
+def clone_batch(batch: Batch) -> Batch:
+    """A copy for a run of the user's model, which may change its inputs in place."""
+    return tuple(item.clone() for item in batch)
+
+
+def to_float64(tensor: Tensor) -> npt.NDArray[np.float64]:
+    """Values of a tensor of any floating-point dtype, on any device, as a NumPy array."""
+    array: npt.NDArray[np.float64] = tensor.detach().double().cpu().numpy()
+    return array
 
 
 def num_batches(data: Any) -> int | None:

@@ -19,7 +19,7 @@ from model_compression_toolkit.core.pytorch.data import Batch, batches_of
 from model_compression_toolkit.core.pytorch.graph_sites import GraphSites
 from model_compression_toolkit.core.pytorch.module_sites import module_sites
 from model_compression_toolkit.core.pytorch.operators import weight_axis
-from model_compression_toolkit.core.pytorch.surgery import fold_batch_norms
+from model_compression_toolkit.core.pytorch.surgery import fold_batch_norms, make_batch_norms_freezable
 
 
 def capture_and_plan(
@@ -43,6 +43,8 @@ def capture_and_plan(
     """
     if not isinstance(config, QuantizationConfig):
         raise TypeError(f"`config` must be a QuantizationConfig. Received: {type(config).__name__}")
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"`model` must be a torch.nn.Module. Received: {type(model).__name__}")
     device = next((tensor.device for tensor in chain(model.parameters(), model.buffers())), torch.device("cpu"))
     batches = batches_of(data, device)
     sample = next(batches)
@@ -53,9 +55,13 @@ def capture_and_plan(
             norm for norm, layer in pairs.items() if train and _stays_live(captured.model.get_submodule(layer), config)
         }
         fold_batch_norms(captured, pairs, live)
-        sites = list(GraphSites(captured, sample).sites(config.quantize_output))
     else:
         pairs, live = {}, set()
+    if train:
+        make_batch_norms_freezable(captured.model)
+    if captured.mode is CaptureMode.GRAPH:
+        sites = list(GraphSites(captured, sample).sites(config.quantize_output))
+    else:
         sites = list(module_sites(captured, sample))
     plan = build_plan(sites, config, captured.mode, captured.notes)
     if not plan.quantized():

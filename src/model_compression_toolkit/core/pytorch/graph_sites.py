@@ -3,6 +3,7 @@
 """Which tensors of a captured graph could be quantized, and why the others need not or cannot be."""
 
 import operator
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,7 +14,7 @@ from mct_quantizers.common.quant_info import QuantizationTarget
 from model_compression_toolkit.core.common.quantization_plan import TensorSite
 from model_compression_toolkit.core.pytorch.batch_norm import LiveBatchNorm, can_fold
 from model_compression_toolkit.core.pytorch.capture import Captured
-from model_compression_toolkit.core.pytorch.data import Batch
+from model_compression_toolkit.core.pytorch.data import Batch, clone_batch
 from model_compression_toolkit.core.pytorch.operators import Kind, kind_of_node, type_of_node, weight_axis
 
 _FUSING = (Kind.WEIGHTED, Kind.COMPUTE, Kind.ADD, Kind.BATCH_NORM)
@@ -34,10 +35,12 @@ class GraphSites:
         self.captured = captured
         self.root = captured.model
         recorder = _ShapeRecorder(captured.model)
-        recorder.run(*sample)
+        recorder.run(*clone_batch(sample))
         self.shapes = recorder.shapes
         self.nodes = list(captured.graph.nodes)
-        self.kinds = {node: self._kind(node) for node in self.nodes}
+        self.kinds: dict[fx.Node, Kind] = {}
+        for node in self.nodes:
+            self.kinds[node] = self._kind(node)
         self.layers = {captured.node(name): name for name in captured.node_names}
 
     def foldable_batch_norms(self) -> dict[str, str]:
@@ -59,7 +62,7 @@ class GraphSites:
                 # Over (N, L, C), a linear layer's channels are last and the batch norm's are not.
                 and not (linear and axis != len(shape) - 1)
                 and self._weight_problem(source) is None
-                and not self._shares_weight(source)
+                and not self._shares_parameters(str(source.target), str(node.target))
             ):
                 pairs[str(node.target)] = str(source.target)
         return pairs
@@ -83,17 +86,22 @@ class GraphSites:
             if node.op != "output" and node in self.shapes:
                 yield self._activation_site(node, node in feeding_ends, fused, quantize_output)
 
-    def _shares_weight(self, node: fx.Node) -> bool:
-        weight = getattr(self._module(node), "weight", None)
-        return sum(parameter is weight for _, parameter in self.root.named_parameters(remove_duplicate=False)) > 1
+    def _shares_parameters(self, *layers: str) -> bool:
+        """Whether another layer or operation uses a parameter of one of the layers too."""
+        uses = Counter(id(parameter) for _, parameter in self.root.named_parameters(remove_duplicate=False))
+        uses.update(id(_get_attribute(self.root, str(node.target))) for node in self.nodes if node.op == "get_attr")
+        own = (parameter for layer in layers for parameter in self.root.get_submodule(layer).parameters())
+        return any(uses[id(parameter)] > 1 for parameter in own)
 
     def _kind(self, node: fx.Node) -> Kind:
         if isinstance(self._module(node), LiveBatchNorm):
             return Kind.BATCH_NORM
         kind = kind_of_node(node, self.root)
-        if node.target is operator.getitem and kind_of_node(node.all_input_nodes[0], self.root) is not Kind.PRESERVING:
-            # One of several results of a layer such as LSTM: new values, not a part of a quantized tensor.
-            return kind if node.all_input_nodes[0] in self.shapes else Kind.OTHER
+        if node.target is operator.getitem:
+            source = node.all_input_nodes[0]
+            if source not in self.shapes and self.kinds[source] is not Kind.PRESERVING:
+                # One of several results of a layer such as LSTM: new values, not a part of a quantized tensor.
+                return Kind.OTHER
         return kind
 
     def _activation_site(
@@ -215,6 +223,11 @@ class GraphSites:
                 yield from self._feeding(source)
             else:
                 yield source
+
+
+def _get_attribute(root: nn.Module, path: str) -> Any:
+    owner, _, name = path.rpartition(".")
+    return getattr(root.get_submodule(owner), name)
 
 
 class _ShapeRecorder(fx.Interpreter):

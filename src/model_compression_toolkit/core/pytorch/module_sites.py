@@ -25,7 +25,7 @@ def module_sites(captured: Captured, sample: Batch) -> Iterator[TensorSite]:
         module = captured.model.get_submodule(name)
         near_end = name in (called[:1] + called[-1:])
         weight = dict(module.named_parameters(recurse=False)).get("weight")
-        problem = "" if weight is not None else "its weight is no plain parameter (a parametrization computes it)"
+        problem = _problem(module)
         unused = "" if name in called else "the layer was not reached by the data"
         is_embedding = isinstance(module, nn.Embedding)
         yield TensorSite(
@@ -48,6 +48,14 @@ def module_sites(captured: Captured, sample: Batch) -> Iterator[TensorSite]:
             reason=problem or unused,
         )
     yield from _float_weights(captured.model, set(inputs))
+
+
+def _problem(module: nn.Module) -> str:
+    if "weight" not in dict(module.named_parameters(recurse=False)):
+        return "its weight is no plain parameter (a parametrization computes it)"
+    if any(weight_axis(inner) is not None for inner in module.modules() if inner is not module):
+        return "it contains other layers"
+    return ""
 
 
 def _float_weights(model: nn.Module, listed: set[str]) -> Iterator[TensorSite]:

@@ -19,12 +19,14 @@ from model_compression_toolkit.core.common.quantization_plan import Quantization
 from model_compression_toolkit.core.pytorch.batch_norm import (
     LiveBatchNorm,
     affine_of,
+    can_fold,
     fold_batch_norm,
     folded_bias,
     make_factors_positive,
     set_bias,
 )
 from model_compression_toolkit.core.pytorch.capture import Captured
+from model_compression_toolkit.core.pytorch.operators import Kind, kind_of_module
 
 _PLAN_ATTRIBUTE = "quantization_plan"
 _NAME_ATTRIBUTE = "plan_layer"
@@ -46,9 +48,33 @@ class QuantizedInput(nn.Module):
         self.activation_holder_quantizer = holder
         self.layer = layer
 
+    def __getattr__(self, name: str) -> Any:
+        """Attributes of the layer, such as `out_features`, which code around it may read."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            layer = self.__dict__.get("_modules", {}).get("layer")
+            if layer is None:
+                raise
+            return getattr(layer, name)
+
     def forward(self, inputs: Tensor, *args: Any, **kwargs: Any) -> Any:
         """The layer's result for quantized `inputs`."""
         return self.layer(self.activation_holder_quantizer(inputs), *args, **kwargs)
+
+
+def make_batch_norms_freezable(model: nn.Module) -> None:
+    """Give every batch norm with running statistics, live ones apart, a place for the flag that freezes them."""
+    inside = {module.norm for module in model.modules() if isinstance(module, LiveBatchNorm)}
+    for norm in [module for module in model.modules() if kind_of_module(module) is Kind.BATCH_NORM]:
+        if norm not in inside and can_fold(norm):
+            _replace(model, norm, LiveBatchNorm(norm, folds=False))
+
+
+def unwrap_batch_norms(model: nn.Module) -> None:
+    """Put the batch norms themselves where `make_batch_norms_freezable` wrapped them."""
+    for module in [module for module in model.modules() if isinstance(module, LiveBatchNorm)]:
+        _replace(model, module, module.norm)
 
 
 def fold_batch_norms(captured: Captured, pairs: dict[str, str], live: set[str]) -> None:
@@ -97,6 +123,7 @@ def apply_plan(
             layer = root.get_submodule(tensor.site.layer)
             quantizers = {tensor.site.tensor: weight_quantizer(tensor)}
             _replace(root, layer, PytorchQuantizationWrapper(layer, quantizers))
+            _retarget_attributes(root, tensor.site.layer, tensor.site.tensor)
     for tensor in plan.quantized():
         if not tensor.is_weight:
             holder = PytorchActivationQuantizationHolder(activation_quantizer(tensor))
@@ -201,6 +228,14 @@ def _replace(root: nn.Module, old: nn.Module, new: nn.Module) -> None:
     """Put `new` wherever `old` stands: a module can be registered under several names."""
     for path in [path for path, module in root.named_modules(remove_duplicate=False) if module is old]:
         root.set_submodule(path, new)
+
+
+def _retarget_attributes(root: nn.Module, layer: str, weight: str) -> None:
+    """Operations that read another parameter of a wrapped layer find it on the layer inside."""
+    for node in root.graph.nodes if isinstance(root, fx.GraphModule) else ():
+        owner, _, name = str(node.target).rpartition(".")
+        if node.op == "get_attr" and owner == layer and name != weight:
+            node.target = f"{layer}.layer.{name}"
 
 
 def _insert_holder(captured: Captured, layer: str, holder: nn.Module) -> None:

@@ -3,8 +3,7 @@
 """What every export takes from a frozen model: its plan as it runs, the integers of its weights, a copy to change."""
 
 import copy
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import torch
@@ -12,9 +11,12 @@ from torch import Tensor, nn
 
 from mct_quantizers.common import arithmetic, numpy_ops
 from mct_quantizers.common.base_inferable_quantizer import BaseInferableQuantizer
+from mct_quantizers.common.quant_info import QuantizationTarget
 from mct_quantizers.common.quant_params import IntArray, QuantParams
 from model_compression_toolkit.core.common.quantization_plan import QuantizationPlan, TensorPlan
 from model_compression_toolkit.core.pytorch.surgery import holder_of, plan_of, quantizer_of, wrapper_of
+
+TensorCall = Callable[[Tensor, TensorPlan], Tensor]
 
 
 class QuantizerStandIn(BaseInferableQuantizer, nn.Module):
@@ -25,7 +27,7 @@ class QuantizerStandIn(BaseInferableQuantizer, nn.Module):
         call: what happens to a value.
     """
 
-    def __init__(self, tensor: TensorPlan, call: Callable[[Tensor, TensorPlan], Tensor]) -> None:
+    def __init__(self, tensor: TensorPlan, call: TensorCall) -> None:
         super().__init__()
         self.tensor = tensor
         self.call = call
@@ -82,10 +84,15 @@ def weight_codes(model: nn.Module, tensor: TensorPlan) -> IntArray:
     Raises:
         ValueError: NaN in the weight.
     """
-    weight = weight_of(model, tensor).detach().cpu()
+    return quantize_values(weight_of(model, tensor), params_of(tensor))
+
+
+def quantize_values(values: Tensor, params: QuantParams) -> IntArray:
+    """The integers of a tensor by the NumPy reference, in the dtype of the tensor: int32, its shape."""
+    values = values.detach().cpu()
     # NumPy has no bfloat16; half precision is computed in float32 anyway.
-    values = (weight.float() if weight.dtype.itemsize < 4 else weight).numpy()
-    codes: IntArray = arithmetic.quantize(values, params_of(tensor), numpy_ops)
+    array = (values.float() if values.dtype.itemsize < 4 else values).numpy()
+    codes: IntArray = arithmetic.quantize(array, params, numpy_ops)
     return codes
 
 
@@ -95,34 +102,30 @@ def weight_from_codes(codes: IntArray, params: QuantParams, dtype: torch.dtype =
     return torch.tensor(values).to(dtype)
 
 
-def export_copy(
-    model: nn.Module, plan: QuantizationPlan, call: Callable[[Tensor, TensorPlan], Tensor], weights: bool = True
-) -> nn.Module:
-    """A copy in float32 on the CPU, in evaluation mode, whose quantizers are replaced.
+def float32_copy(model: nn.Module, plan: QuantizationPlan) -> nn.Module:
+    """A copy in float32 on the CPU, in evaluation mode, with the integers of the model whatever the model's dtype is.
 
-    Its float weights hold the values of the model's integers, which quantize to the same integers again, so that the
-    dtype of the model does not matter.
+    Its float weights hold the values of those integers, which quantize to the same integers again.
 
     Args:
         model: the frozen model; it is not changed.
         plan: its `frozen_plan`.
-        call: what the copy does where the model quantizes.
-        weights: whether weights are handed to `call`; else they are quantized already.
     """
-    codes = {tensor.name: weight_codes(model, tensor) for tensor in plan.quantized() if tensor.is_weight}
     copied = copy.deepcopy(model).to("cpu").float().eval()
-    for tensor in plan.quantized():
-        if tensor.is_weight:
-            wrapper = wrapper_of(copied, tensor.site.layer)
-            value = weight_from_codes(codes[tensor.name], params_of(tensor))
-            # A parameter of its own: weights that layers share may have grids that differ.
-            wrapper.register_parameter(tensor.site.tensor, nn.Parameter(value, requires_grad=False))
-            wrapper.set_quantizer(tensor.site.tensor, QuantizerStandIn(tensor, call if weights else _as_it_is))
-        else:
-            holder_of(copied, tensor).set_quantizer(QuantizerStandIn(tensor, call))
+    for tensor in plan.quantized(QuantizationTarget.Weights):
+        value = weight_from_codes(weight_codes(model, tensor), params_of(tensor))
+        # A parameter of its own: weights that layers share may have grids that differ.
+        parameter = nn.Parameter(value, requires_grad=False)
+        wrapper_of(copied, tensor.site.layer).register_parameter(tensor.site.tensor, parameter)
     return copied
 
 
-def _as_it_is(inputs: Tensor, tensor: TensorPlan) -> Any:
-    del tensor
-    return inputs
+def replace_quantizers(model: nn.Module, tensors: Iterable[TensorPlan], call: TensorCall) -> nn.Module:
+    """Make `model` do `call` where it quantized `tensors`; it is changed and returned."""
+    for tensor in tensors:
+        stand_in = QuantizerStandIn(tensor, call)
+        if tensor.is_weight:
+            wrapper_of(model, tensor.site.layer).set_quantizer(tensor.site.tensor, stand_in)
+        else:
+            holder_of(model, tensor).set_quantizer(stand_in)
+    return model

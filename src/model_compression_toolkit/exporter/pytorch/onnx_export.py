@@ -5,25 +5,24 @@
 import inspect
 import logging
 import warnings
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import onnx
 import onnx_ir as ir
-import onnxscript
 import torch
 from onnx_ir.passes.common import RemoveUnusedNodesPass, RemoveUnusedOpsetsPass
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
-from model_compression_toolkit.core.common.quantization_plan import QuantizationPlan, TensorPlan
+from model_compression_toolkit.core.common.quantization_plan import QuantizationPlan
 from model_compression_toolkit.core.pytorch.capture import run_model
 from model_compression_toolkit.core.pytorch.data import Batch
 from model_compression_toolkit.exporter.common.inspect import plan_metadata
-from model_compression_toolkit.exporter.pytorch.frozen import export_copy, frozen_plan
-from model_compression_toolkit.exporter.pytorch.onnx_graph import DOMAIN, check_domains, rewrite_marks
+from model_compression_toolkit.exporter.pytorch.frozen import float32_copy, frozen_plan, replace_quantizers
+from model_compression_toolkit.exporter.pytorch.onnx_graph import check_domains, rewrite_marks
+from model_compression_toolkit.exporter.pytorch.onnx_marks import marked, translations
 
 __all__ = ["OPSET", "OnnxExport", "export_onnx"]
 
@@ -44,22 +43,6 @@ class OnnxExport:
     notes: tuple[str, ...]
 
 
-@torch.library.custom_op(f"{DOMAIN}::quantization_mark", mutates_args=())
-def _mark(x: Tensor, name: str) -> Tensor:
-    """Stands in an exported graph for the quantization of the tensor `name` of the plan; the plan has the grid.
-
-    An operator that torch knows nothing of: no exporter folds it or looks into it.
-    """
-    del name
-    return x.clone()
-
-
-@_mark.register_fake
-def _(x: Tensor, name: str) -> Tensor:
-    del name
-    return torch.empty_like(x)
-
-
 def export_onnx(model: nn.Module, example: Batch) -> OnnxExport:
     """Export a frozen model to standard ONNX, opset 21, without custom operators.
 
@@ -75,7 +58,7 @@ def export_onnx(model: nn.Module, example: Batch) -> OnnxExport:
         ValueError: the model is not frozen, does not take the example, or cannot be exported.
     """
     plan = frozen_plan(model)
-    copied = export_copy(model, plan, _marked)
+    copied = replace_quantizers(float32_copy(model, plan), plan.quantized(), marked)
     example = tuple(item.detach().cpu().float() if item.is_floating_point() else item.cpu() for item in example)
     run_model(copied, example)
     names = _input_names(copied, len(example))
@@ -86,11 +69,6 @@ def export_onnx(model: nn.Module, example: Batch) -> OnnxExport:
         notes = (f"the batch size is fixed to {size}, because the model works with one size only",)
         exported = _export_fixed(copied, example, names)
     return OnnxExport(_finished(exported, plan), notes)
-
-
-def _marked(x: Tensor, tensor: TensorPlan) -> Tensor:
-    result: Tensor = _mark(x, tensor.name)
-    return result
 
 
 def _export_dynamic(model: nn.Module, example: Batch, names: list[str]) -> ir.Model | None:
@@ -121,8 +99,8 @@ def _export_fixed(model: nn.Module, example: Batch, names: list[str]) -> ir.Mode
         result: ir.Model = _torch_export(model, example, names, None).model
     except Exception as error:  # the exporter runs the user's code, which may raise anything
         raise ValueError(
-            "The model cannot be exported to ONNX: torch cannot capture it as one graph, as when its control flow "
-            f"depends on the data. Reason: {_reason(error)}"
+            "The model cannot be exported to ONNX: its control flow depends on the data, or an operation has no ONNX "
+            f"operator. Reason: {_reason(error)}"
         ) from error
     return result
 
@@ -136,7 +114,7 @@ def _torch_export(model: nn.Module, example: Batch, names: list[str], shapes: An
             verbose=False,
             opset_version=OPSET,
             dynamic_shapes=shapes,
-            custom_translation_table={torch.ops.mct_quantizers.quantization_mark.default: _translation()},
+            custom_translation_table=translations(),
             input_names=names,
         )
 
@@ -157,35 +135,6 @@ def _finished(model: ir.Model, plan: QuantizationPlan) -> onnx.ModelProto:
     onnx.checker.check_model(proto, full_check=True)
     onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)
     return proto
-
-
-def _translation() -> Callable[..., Any]:
-    """The translation of the mark for one export: it numbers the uses of a tensor, in the order of execution."""
-    uses: Counter[str] = Counter()
-    schema = onnx.defs.OpSchema
-    mark = onnxscript.values.Op(
-        onnxscript.values.Opset(DOMAIN, 1),
-        "Mark",
-        schema(
-            "Mark",
-            DOMAIN,
-            1,
-            inputs=[schema.FormalParameter("x", "tensor(float)")],
-            outputs=[schema.FormalParameter("y", "tensor(float)")],
-            attributes=[schema.Attribute(key, schema.AttrType.STRING, required=True) for key in ("name", "call")],
-        ),
-    )
-
-    def translate(x: Any, name: str) -> Any:
-        uses[name] += 1
-        return mark(x, name=name, call=call_name(name, uses[name]))
-
-    return translate
-
-
-def call_name(name: str, use: int) -> str:
-    """Name of the n-th use of a tensor's quantizer: the tensor's own, then `name:2`, `name:3`, …."""
-    return name if use == 1 else f"{name}:{use}"
 
 
 def _input_names(model: nn.Module, count: int) -> list[str]:

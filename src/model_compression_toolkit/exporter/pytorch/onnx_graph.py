@@ -3,8 +3,10 @@
 """Turns the marks of an exported graph into QuantizeLinear and DequantizeLinear."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
 from mct_quantizers.common import arithmetic, numpy_ops
@@ -123,9 +125,9 @@ def _grid(
     )
 
 
-def _initializer(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:  # type: ignore[type-arg]
+def _initializer(graph: ir.Graph, name: str, array: npt.NDArray[Any]) -> ir.Value:
     tensor = ir.tensor(np.asarray(array), name=name)
-    value = ir.Value(name=name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
+    value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
     graph.register_initializer(value)
     return value
 
@@ -135,6 +137,7 @@ def _insert(mark: ir.Node, op_type: str, inputs: Sequence[ir.Value], axis: int |
     node = ir.node(op_type, inputs, {} if axis is None else {"axis": axis}, name=name)
     output = node.outputs[0]
     output.name, output.shape = name, mark.outputs[0].shape
-    output.dtype = inputs[-1].dtype if op_type == "QuantizeLinear" else ir.DataType.FLOAT
+    zero_point = inputs[-1].dtype or ir.DataType.UINT8
+    output.dtype = zero_point if op_type == "QuantizeLinear" else ir.DataType.FLOAT
     mark.prepend(node)
     return output

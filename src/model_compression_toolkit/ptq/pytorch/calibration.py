@@ -16,9 +16,11 @@ from model_compression_toolkit.core.common.progress import track
 from model_compression_toolkit.core.common.quantization_config import CaptureMode
 from model_compression_toolkit.core.common.quantization_plan import QuantizationPlan
 from model_compression_toolkit.core.pytorch.capture import Captured
-from model_compression_toolkit.core.pytorch.data import Batch
+from model_compression_toolkit.core.pytorch.data import Batch, clone_batch, to_float64
 from model_compression_toolkit.ptq.common.calibration import activation_params, weight_params
 from model_compression_toolkit.ptq.common.statistics import TensorStatistics
+
+_NEARLY_FLOAT32_MAX = 1e38
 
 
 @torch.no_grad()
@@ -43,7 +45,7 @@ def calibrate(
     for tensor in track(plan.quantized(), "Searching ranges"):
         if tensor.is_weight:
             weight = captured.model.get_submodule(tensor.site.layer).get_parameter(tensor.site.tensor)
-            params[tensor.name] = weight_params(tensor, weight.detach().cpu().numpy())
+            params[tensor.name] = weight_params(tensor, to_float64(weight))
         else:
             params[tensor.name] = activation_params(tensor, statistics[tensor.name])
     return plan.with_params(params)
@@ -52,25 +54,29 @@ def calibrate(
 def _run_graph(
     captured: Captured, plan: QuantizationPlan, statistics: dict[str, TensorStatistics], batches: Iterable[Batch]
 ) -> None:
+    problems: list[str] = []
     observed = {captured.node(tensor.site.layer): tensor.name for tensor in plan.quantized() if not tensor.is_weight}
 
     class Observer(fx.Interpreter):
         def run_node(self, n: fx.Node) -> Any:
             result = super().run_node(n)
             if n in observed:
-                _observe(observed[n], statistics, result)
+                _observe(observed[n], statistics, result, problems)
             return result
 
     observer = Observer(captured.model)
     for batch in batches:
-        observer.run(*batch)
+        observer.run(*clone_batch(batch))
+        _raise_first(problems)
 
 
 def _run_modules(
     captured: Captured, plan: QuantizationPlan, statistics: dict[str, TensorStatistics], batches: Iterable[Batch]
 ) -> None:
+    problems: list[str] = []
+
     def hook_for(name: str) -> Callable[[Any, tuple[Any, ...]], None]:
-        return lambda _, args: _observe(name, statistics, args[0])
+        return lambda _, args: _observe(name, statistics, args[0], problems)
 
     handles = [
         captured.model.get_submodule(tensor.site.layer).register_forward_pre_hook(hook_for(tensor.name))
@@ -79,21 +85,30 @@ def _run_modules(
     ]
     try:
         for batch in batches:
-            captured.model(*batch)
+            captured.model(*clone_batch(batch))
+            _raise_first(problems)
     finally:
         for handle in handles:
             handle.remove()
 
 
-def _observe(name: str, statistics: dict[str, TensorStatistics], value: Tensor) -> None:
+def _observe(name: str, statistics: dict[str, TensorStatistics], value: Tensor, problems: list[str]) -> None:
     values = value.detach().float()
     minimum, maximum = torch.aminmax(values)
 
     def histogram(low: float, high: float, bins: int) -> npt.NDArray[np.float64]:
+        # The grown ends of the histogram can lie outside float32.
+        wide = values.double() if max(-low, high) > _NEARLY_FLOAT32_MAX else values
         # Values at the very ends may lie outside by float32 rounding of the ends; they belong to the last bins.
-        return torch.histc(values.clamp(low, high), bins, low, high).cpu().numpy().astype(np.float64)
+        return to_float64(torch.histc(wide.clamp(low, high), bins, low, high))
 
     try:
         statistics[name].update(float(minimum), float(maximum), histogram)
     except ValueError as error:
-        raise ValueError(f"Calibration met NaN or infinite values in {name}. {error}") from error
+        # Raised after the run: torch.fx would add lines of its own to the text.
+        problems.append(f"Calibration met NaN or infinite values in {name}. {error}")
+
+
+def _raise_first(problems: list[str]) -> None:
+    if problems:
+        raise ValueError(problems[0])

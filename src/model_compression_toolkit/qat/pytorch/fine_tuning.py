@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A plain training loop for prepared models: distillation from the float model, with labels where there are any."""
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ from torch.nn import functional
 
 from model_compression_toolkit.core.common.progress import track
 from model_compression_toolkit.core.pytorch.batch_norm import freeze_batch_norm_statistics
+from model_compression_toolkit.core.pytorch.modes import preserved_modes
 
 Augment = Callable[[Tensor, torch.Generator], Tensor]
 
@@ -44,14 +46,18 @@ class FineTuning:
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size"):
             value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"`{name}` must be an integer of at least 1. Received: {name}={value!r}")
         for name in ("learning_rate", "temperature"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"`{name}` must be positive. Received: {name}={getattr(self, name)!r}")
+            if not _is_number(getattr(self, name)) or not getattr(self, name) > 0:
+                raise ValueError(f"`{name}` must be a positive number. Received: {name}={getattr(self, name)!r}")
         for name in ("label_weight", "frozen_share"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"`{name}` must be from 0 to 1. Received: {name}={getattr(self, name)!r}")
+            if not _is_number(getattr(self, name)) or not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"`{name}` must be a number from 0 to 1. Received: {name}={getattr(self, name)!r}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def fine_tune(
@@ -88,8 +94,6 @@ def fine_tune(
         )
     if labels is not None and len(labels) != len(inputs):
         raise ValueError(f"`labels` must have one class for each of {len(inputs)} inputs. Received: {len(labels)}")
-    teacher_was_training = teacher.training
-    teacher.eval()
     steps = len(inputs) // settings.batch_size
     total = settings.epochs * steps
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=0.0)
@@ -97,16 +101,17 @@ def fine_tune(
     losses = []
     model.train()
     batches = _batches(inputs, labels, settings, augment)
-    for step, (batch, classes) in enumerate(track(batches, "Training with quantization", total)):
-        if step == total - int(total * settings.frozen_share):
-            freeze_batch_norm_statistics(model)
-        loss = _loss(model, teacher, batch, classes, settings)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        losses.append(loss.detach())
-    teacher.train(teacher_was_training)
+    with preserved_modes(teacher):
+        teacher.eval()
+        for step, (batch, classes) in enumerate(track(batches, "Training with quantization", total)):
+            if step == total - int(total * settings.frozen_share):
+                freeze_batch_norm_statistics(model)
+            loss = _loss(model, teacher, batch, classes, settings)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            losses.append(loss.detach())
     model.eval()
     return torch.stack(losses).view(settings.epochs, steps).mean(dim=1).tolist()
 

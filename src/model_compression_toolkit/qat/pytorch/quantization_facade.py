@@ -25,6 +25,7 @@ from model_compression_toolkit.core.pytorch.surgery import (
     plan_of,
     quantizer_of,
     set_plan,
+    unwrap_batch_norms,
     wrapper_of,
 )
 from model_compression_toolkit.ptq.pytorch.calibration import calibrate
@@ -141,6 +142,7 @@ def _finalize_in_place(model: nn.Module) -> nn.Module:
     frozen = {name: quantizer.params for name, quantizer in trained.items()}
     model.eval()
     frozen.update(_fold_live(model, plan, frozen))
+    unwrap_batch_norms(model)
     plan = dataclasses.replace(plan.with_params(frozen), live_batch_norms=())
     for tensor in plan.quantized():
         device = next(chain(trained[tensor.name].parameters(), trained[tensor.name].buffers())).device

@@ -1,0 +1,107 @@
+# SPDX-FileCopyrightText: The quantizers-infrastructure authors
+# SPDX-License-Identifier: Apache-2.0
+"""Write a frozen PyTorch model to a file, prove that the file computes what the model computes, load it back."""
+
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from torch import nn
+
+from mct_quantizers._lazy import import_optional
+from model_compression_toolkit.core.pytorch.data import Batch, batches_of
+from model_compression_toolkit.exporter.common.export_report import ExportReport
+from model_compression_toolkit.exporter.common.format import ExportFormat, check_writable, format_of, write_atomically
+from model_compression_toolkit.exporter.common.parity import ParityReport
+from model_compression_toolkit.exporter.pytorch.frozen import frozen_plan
+from model_compression_toolkit.exporter.pytorch.frozen_model import load_frozen, save_frozen
+from model_compression_toolkit.exporter.pytorch.frozen_parity import compare_frozen
+
+__all__ = ["export", "load"]
+
+_ROOM = "model_compression_toolkit.exporter.pytorch"
+
+
+def export(
+    model: nn.Module, path: str | Path, example: Any = None, verify: Any = None, quiet: bool = False
+) -> ExportReport:
+    """Write a frozen model to a file, and compare the file with the model.
+
+    Args:
+        model: a model that `quantize` or `finalize` returned; it is not changed.
+        path: where to write; the suffix tells the format: .onnx (standard ONNX, runs without this package) or
+            .safetensors (packed integers, loads back into the float architecture).
+        example: inputs as for calibration, of which the first batch is used; .onnx needs it where `verify` is not
+            given.
+        verify: inputs as for calibration, on all of which file and model are compared. For .safetensors the integers of
+            the weights are read back and compared, on no inputs.
+        quiet: whether to print nothing.
+
+    Returns:
+        What was written; `parity` holds the comparison where `verify` was given.
+
+    Raises:
+        TypeError: an argument of the wrong type.
+        ValueError: another suffix; a model that is not frozen or cannot be exported; unusable inputs.
+        OSError: the file cannot be written; what was there before stays.
+        ImportError: onnx or onnxruntime is not installed and the file is .onnx.
+    """
+    file_format = format_of(path)
+    target = check_writable(path)
+    frozen_plan(model)
+    if file_format is ExportFormat.ONNX:
+        notes, parity = _export_onnx(model, target, example, verify)
+    else:
+        save_frozen(model, target)
+        notes, parity = (), None if verify is None else compare_frozen(model, target)
+    report = ExportReport(target, file_format, target.stat().st_size, notes, parity)
+    if not quiet:
+        _print(report)
+    return report
+
+
+def load(path: str | Path, model: nn.Module) -> nn.Module:
+    """Restore a frozen model from a .safetensors file; see `load_frozen`.
+
+    Args:
+        path: the file that `export` or `save_frozen` wrote.
+        model: the float architecture; it is not changed.
+
+    Raises:
+        TypeError: `model` is no `nn.Module`.
+        ValueError: a file that is truncated, damaged, foreign or of another version, or does not fit `model`.
+        OSError: the file cannot be read.
+    """
+    return load_frozen(path, model)
+
+
+def _export_onnx(
+    model: nn.Module, target: Path, example: Any, verify: Any
+) -> tuple[tuple[str, ...], ParityReport | None]:
+    exporter = import_optional(f"{_ROOM}.onnx_export", needed_by="export to .onnx")
+    if example is None and verify is None:
+        raise ValueError("Export to .onnx needs inputs: give `example`, or `verify` to compare as well.")
+    batches: Iterator[Batch] | None = None
+    if verify is not None:
+        # Before the work, so that a missing engine is told at once.
+        parity = import_optional(f"{_ROOM}.parity", needed_by="export with verify")
+        batches = batches_of(verify)
+    if example is not None:
+        first = next(batches_of(example))
+    elif batches is not None:
+        first = next(batches)
+        batches = chain([first], batches)
+    exported = exporter.export_onnx(model, first)
+    content = exported.model.SerializeToString()
+    write_atomically(target, lambda file: file.write(content))
+    return exported.notes, None if batches is None else parity.compare_onnx(model, target, batches)
+
+
+def _print(report: ExportReport) -> None:
+    console = Console(soft_wrap=True)
+    if report.parity is not None:
+        console.print(report.parity.render())
+    for note in report.notes:
+        console.print(f"Note: {note}", markup=False)

@@ -1,0 +1,120 @@
+# SPDX-FileCopyrightText: The quantizers-infrastructure authors
+# SPDX-License-Identifier: Apache-2.0
+"""Reads the integers and the grids of an exported file, and runs it in ONNX Runtime."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime
+from onnx import numpy_helper
+
+from mct_quantizers.common.arithmetic import broadcast_shape
+from mct_quantizers.common.quant_params import IntArray, QuantParams
+from model_compression_toolkit.core.pytorch.data import Batch
+from model_compression_toolkit.exporter.pytorch.onnx_graph import CODES
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What a file computed for a batch.
+
+    Attributes:
+        outputs: the model's outputs.
+        centered: integers less their zero points of every use of a quantized tensor, int32, by name of the use.
+    """
+
+    outputs: list[Array]
+    centered: dict[str, IntArray]
+
+
+class OnnxFile:
+    """An exported file, with a session as the engine comes and one without optimizations that shows the integers.
+
+    Args:
+        path: the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        model = onnx.load(path)
+        self.constants: dict[str, Array] = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+        self.nodes = [node for node in model.graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")]
+        self.output_names = [value.name for value in model.graph.output]
+        self._model = model
+
+    def open_sessions(self) -> None:
+        """Start the engine."""
+        self._default = onnxruntime.InferenceSession(self.path, _quiet_options(), providers=["CPUExecutionProvider"])
+        plain = _quiet_options()
+        plain.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        shown = onnx.ModelProto()
+        shown.CopyFrom(self._model)
+        types = {tensor.name: tensor.data_type for tensor in shown.graph.initializer}
+        for node in self.nodes:
+            if node.op_type == "QuantizeLinear":
+                info = onnx.helper.make_tensor_value_info(node.output[0], types[node.input[2]], None)
+                shown.graph.output.append(info)
+        self._plain = onnxruntime.InferenceSession(shown.SerializeToString(), plain, providers=["CPUExecutionProvider"])
+
+    @property
+    def batch_size(self) -> int | None:
+        """The only batch size that the file takes; None if it takes any."""
+        shape = self._default.get_inputs()[0].shape
+        return shape[0] if shape and isinstance(shape[0], int) else None
+
+    def run_default(self, batch: Batch) -> list[Array]:
+        """Outputs of a session as the engine comes."""
+        outputs: list[Array] = self._default.run(None, self._feeds(batch))
+        return outputs
+
+    def run_plain(self, batch: Batch) -> Run:
+        """Outputs and integers of a session without optimizations, so with float arithmetic between the quantizers."""
+        names = [value.name for value in self._plain.get_outputs()]
+        results = dict(zip(names, self._plain.run(None, self._feeds(batch)), strict=True))
+        return Run([results[name] for name in self.output_names], self.centered(results))
+
+    def centered(self, computed: dict[str, Array]) -> dict[str, IntArray]:
+        """Integers less their zero points of every constant, and of the computed ones that are given."""
+        values = self.constants | computed
+        result = {}
+        for node in self.nodes:
+            if node.op_type == "DequantizeLinear" and node.input[0] in values:
+                codes, zero_point = (values[name].astype(np.int32) for name in (node.input[0], node.input[2]))
+                aligned = zero_point.reshape(broadcast_shape(codes.ndim, _axis(node)))
+                result[node.input[0].removesuffix(CODES)] = codes - aligned
+        return result
+
+    def has_grid(self, use: str, params: QuantParams) -> bool:
+        """Whether scale and zero point of a use of a tensor are those of `params`, activations shifted or not."""
+        for node in self.nodes:
+            if use + CODES in (*node.input, *node.output):
+                scale, zero_point = (self.constants[name].reshape(-1) for name in node.input[1:3])
+                zero_points = (params.zero_point, params.zero_point - min(params.quant_min, 0))
+                if not np.array_equal(scale, params.scale.astype(np.float32)):
+                    return False
+                if not any(np.array_equal(zero_point.astype(np.int32), expected) for expected in zero_points):
+                    return False
+        return True
+
+    def _feeds(self, batch: Batch) -> dict[str, Array]:
+        names = [value.name for value in self._default.get_inputs()]
+        return {name: item.numpy() for name, item in zip(names, batch, strict=True)}
+
+
+def _quiet_options() -> Any:
+    """Errors only, and threads that sleep; what is computed stays the default."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    # Threads that spin while they wait take the processor from torch, which runs in turn.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return options
+
+
+def _axis(node: Any) -> int | None:
+    return next((attribute.i for attribute in node.attribute if attribute.name == "axis"), None)

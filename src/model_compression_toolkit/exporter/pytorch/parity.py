@@ -1,0 +1,120 @@
+# SPDX-FileCopyrightText: The quantizers-infrastructure authors
+# SPDX-License-Identifier: Apache-2.0
+"""Holds an exported ONNX file, run by ONNX Runtime on the CPU, against the model that it was made from."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from mct_quantizers.common.quant_info import QuantizationTarget
+from model_compression_toolkit.core.common.progress import track
+from model_compression_toolkit.core.common.quantization_plan import QuantizationPlan
+from model_compression_toolkit.core.pytorch.capture import run_model
+from model_compression_toolkit.core.pytorch.data import BATCH_SIZE, Batch
+from model_compression_toolkit.exporter.common.parity import ParityReport, TensorParity
+from model_compression_toolkit.exporter.pytorch.frozen import (
+    float32_copy,
+    frozen_plan,
+    params_of,
+    replace_quantizers,
+)
+from model_compression_toolkit.exporter.pytorch.frozen_parity import compare_weight, packed_weight_bytes
+from model_compression_toolkit.exporter.pytorch.onnx_runs import OnnxFile
+from model_compression_toolkit.exporter.pytorch.replay import OutputComparison, Replay
+
+__all__ = ["compare_onnx"]
+
+Array = npt.NDArray[Any]
+
+
+@torch.no_grad()
+def compare_onnx(model: nn.Module, path: Path, batches: Iterable[Batch]) -> ParityReport:
+    """Compare a file with its model: every weight, every activation and the outputs, over all samples.
+
+    Args:
+        model: the frozen model; it is not changed.
+        path: the file that was exported from it.
+        batches: inputs; run in pieces of at most 64 samples.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: the model is not frozen or does not take the inputs.
+    """
+    plan = frozen_plan(model)
+    file = OnnxFile(path)
+    file.open_sessions()
+    free = float32_copy(model, plan)
+    replay = Replay()
+    replayed = replace_quantizers(
+        float32_copy(model, plan), plan.quantized(QuantizationTarget.Activation), replay.quantize
+    )
+    plain, default, forced = OutputComparison(), OutputComparison(), OutputComparison()
+    num_samples = 0
+    for batch, count in track(_pieces(batches, file.batch_size), "Comparing file and model"):
+        num_samples += count
+        run = file.run_plain(batch)
+        expected = _tensors(run_model(free, batch))
+        plain.compare(run.outputs, expected, count)
+        default.compare(file.run_default(batch), expected, count)
+        replay.start(run.centered)
+        forced.compare(run.outputs, _tensors(run_model(replayed, batch)), count)
+    return ParityReport(
+        tensors=tuple(_tensors_of(model, plan, file, replay)),
+        num_samples=num_samples,
+        file_size=path.stat().st_size,
+        weight_bytes=packed_weight_bytes(plan),
+        argmax_agreement=plain.agreement,
+        default_session_argmax_agreement=default.agreement,
+        max_output_difference=plain.largest,
+        default_session_max_output_difference=default.largest,
+        replayed_output_difference=forced.relative,
+    )
+
+
+def _tensors_of(model: nn.Module, plan: QuantizationPlan, file: OnnxFile, replay: Replay) -> Iterator[TensorParity]:
+    constants = file.centered({})
+    for tensor in plan.quantized():
+        params = params_of(tensor)
+        if tensor.is_weight and tensor.name in constants:
+            differs = not file.has_grid(tensor.name, params)
+            yield compare_weight(model, tensor, constants[tensor.name], differs)
+        elif tensor.name in replay.tallies:
+            tally = replay.tallies[tensor.name]
+            yield TensorParity(
+                name=tensor.name,
+                target=tensor.site.target,
+                num_bits=params.num_bits,
+                num_elements=tally.num_elements,
+                num_different=tally.num_different,
+                max_steps=tally.max_steps,
+                near_tie_excess=tally.excess,
+                grid_differs=not all(file.has_grid(use, params) for use in tally.uses),
+            )
+
+
+def _pieces(batches: Iterable[Batch], fixed_size: int | None) -> Iterator[tuple[Batch, int]]:
+    """Batches in float32 on the CPU of a size that the file takes, each with the number of samples that matter."""
+    size = fixed_size or BATCH_SIZE
+    for items in batches:
+        batch = tuple(item.detach().cpu().float() if item.is_floating_point() else item.cpu() for item in items)
+        lengths = [item.shape[0] if item.dim() else 1 for item in batch]
+        total = lengths[0]
+        if len(set(lengths)) > 1:
+            yield batch, total
+            continue
+        for start in range(0, total, size):
+            piece = tuple(item[start : start + size] for item in batch)
+            count = len(piece[0])
+            if fixed_size is not None and count < size:
+                # Filled up with samples again, because the file takes one size only.
+                piece = tuple(item[torch.arange(size) % count] for item in piece)
+            yield piece, count
+
+
+def _tensors(outputs: Any) -> list[Array]:
+    return [leaf.numpy() for leaf in pytree.tree_leaves(outputs) if isinstance(leaf, Tensor)]
