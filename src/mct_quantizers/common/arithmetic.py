@@ -16,9 +16,12 @@ from mct_quantizers.common.validation import check_channels
 
 
 def broadcast_shape(rank: int, axis: int | None) -> tuple[int, ...]:
-    """Shape that lines parameters up with a tensor: `(1, …, -1, …, 1)` with -1 at `axis`; `(1,)` per tensor."""
+    """Shape that lines parameters up with a tensor: `(1, …, -1, …, 1)` with -1 at `axis`.
+
+    Per tensor `(1,)`, or `()` for a tensor of rank 0.
+    """
     if axis is None:
-        return (1,)
+        return (1,) if rank else ()
     shape = [1] * rank
     shape[axis] = -1
     return tuple(shape)
@@ -113,8 +116,7 @@ def scale_gradient(x: Tensor, factor: float, ops: Ops) -> Tensor:
 def power_of_two(x: Tensor, ops: Ops) -> Tensor:
     """`2**round(log2(x))` of positive `x`, exact in every engine: only comparisons and divisions of powers of two."""
     mantissa, _ = ops.frexp(x)
-    power = ops.divide(x, mantissa)
-    return ops.where(mantissa >= 0.5**0.5, power, power * 0.5)
+    return ops.divide(x, ops.where(mantissa >= 0.5**0.5, mantissa, mantissa * 2.0))
 
 
 def _bound(params: QuantParams, shape: Sequence[int], like: Tensor, ops: Ops) -> tuple[Tensor, Tensor | None]:

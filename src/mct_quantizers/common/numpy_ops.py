@@ -25,7 +25,8 @@ def to_compute_dtype(x: Any) -> Array:
 
 def cast_like(x: Array, like: Any) -> Array:
     """See `Ops.cast_like`."""
-    return x.astype(np.asarray(like).dtype)
+    with np.errstate(over="ignore"):
+        return x.astype(np.asarray(like).dtype)
 
 
 def to_integer(x: Array) -> Array:

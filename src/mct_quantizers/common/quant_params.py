@@ -71,7 +71,11 @@ class QuantParams:
         validation.check_positive("scale", scale)
         validation.check_length("scale", scale, self.axis)
         scale = _to_float32_precision(scale)
-        zero_point = np.array(self.zero_point, dtype=np.int32).reshape(-1)
+        validation.check_axis(self.axis)
+        zero_point = validation.as_vector("zero_point", self.zero_point)
+        if not ((zero_point == np.round(zero_point)) & (np.abs(zero_point) < 2**31)).all():
+            raise ValueError(f"`zero_point` must be 32-bit integers. Received: {self.zero_point!r}")
+        zero_point = zero_point.astype(np.int32)
         if zero_point.shape != scale.shape:
             raise ValueError(
                 "`zero_point` must have one integer for each scale. "
@@ -86,6 +90,9 @@ class QuantParams:
             raise ValueError(
                 f"`zero_point` must be from {self.quant_min} to {self.quant_max}. Received: {zero_point.tolist()}"
             )
+        ends = np.maximum(np.abs(self.quant_min - zero_point), np.abs(self.quant_max - zero_point)) * scale
+        if not (ends <= np.finfo(np.float32).max).all():
+            raise ValueError(f"The ends of the grid must be float32 numbers. Received: scale={scale.tolist()}")
         scale.setflags(write=False)
         zero_point.setflags(write=False)
         for name, value in (("scale", scale), ("zero_point", zero_point), ("num_bits", num_bits)):
@@ -202,6 +209,10 @@ def from_range(min_range: Any, max_range: Any, num_bits: Any, *, axis: int | Non
     low, high = validation.as_vector("min_range", min_range), validation.as_vector("max_range", max_range)
     validation.check_ordered_range(low, high)
     validation.check_length("min_range", low, axis)
+    for name, vector in (("min_range", low), ("max_range", high)):
+        if (np.abs(vector) > np.finfo(np.float32).max).any():
+            raise ValueError(f"`{name}` must be float32 numbers. Received: {vector.tolist()}")
+    _to_float32_precision((high - low) / (2**num_bits - 1))
     low, high = adjust_range_to_include_zero(low, high, num_bits)
     scale = (high - low) / (2**num_bits - 1)
     zero_point = -np.round(low / scale)

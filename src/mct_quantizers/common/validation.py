@@ -48,8 +48,9 @@ def as_vector(name: str, value: Any) -> FloatArray:
     """
     if isinstance(value, (str, bytes, bool)) or value is None:
         raise TypeError(f"`{name}` must be a number or a list of numbers. Received: {name}={value!r}")
+    detach = getattr(value, "detach", None)
     try:
-        array = np.asarray(value)
+        array = np.asarray(detach() if callable(detach) else value)
     except (TypeError, ValueError) as error:
         raise TypeError(f"`{name}` must be a number or a list of numbers. Received: {name}={value!r}") from error
     if array.size == 0:
@@ -121,6 +122,16 @@ def checked_axis(per_channel: Any, channel_axis: Any, input_rank: Any = None) ->
             f"Received: channel_axis={channel_axis}"
         )
     return int(channel_axis)
+
+
+def check_axis(axis: Any) -> None:
+    """`axis` is None or an integer.
+
+    Raises:
+        TypeError: it is not.
+    """
+    if axis is not None and (isinstance(axis, bool) or not isinstance(axis, Integral)):
+        raise TypeError(f"`axis` must be an integer or None. Received: axis={axis!r}")
 
 
 def check_length(name: str, vector: FloatArray, axis: int | None) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from mct_quantizers.common.constants import ACTIVATION_HOLDER_QUANTIZER
-from mct_quantizers.pytorch.quantizer_dispatch import inferable_of, takes_training
+from mct_quantizers.pytorch.quantizer_dispatch import inferable_of, is_quantizer, takes_training
 
 
 class PytorchActivationQuantizationHolder(nn.Module):
@@ -24,7 +24,7 @@ class PytorchActivationQuantizationHolder(nn.Module):
 
     def __init__(self, activation_holder_quantizer: Any, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if not callable(activation_holder_quantizer):
+        if not is_quantizer(activation_holder_quantizer):
             raise TypeError(
                 f"`activation_holder_quantizer` must be a quantizer. Received: {activation_holder_quantizer!r}"
             )
@@ -44,6 +44,8 @@ class PytorchActivationQuantizationHolder(nn.Module):
 
     def set_quantizer(self, quantizer: Any) -> None:
         """Quantize with `quantizer` from now on."""
+        # torch refuses a plain object in the place of a module.
+        self._modules.pop(ACTIVATION_HOLDER_QUANTIZER, None)
         self.activation_holder_quantizer = quantizer
         self._takes_training = takes_training(quantizer)
         quantizer.initialize_quantization(None, f"{ACTIVATION_HOLDER_QUANTIZER}_out", self)

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from mct_quantizers.common.constants import LAYER, POSITIONAL_WEIGHT
-from mct_quantizers.pytorch.quantizer_dispatch import inferable_of, takes_training
+from mct_quantizers.pytorch.quantizer_dispatch import inferable_of, is_quantizer, takes_training
 
 WeightKey = str | int
 
@@ -52,9 +52,18 @@ class PytorchQuantizationWrapper(nn.Module):
         self.is_inputs_as_list = is_inputs_as_list
         self.weights_quantizers: dict[WeightKey, Any] = {}
         self._takes_training: dict[WeightKey, bool] = {}
-        for key in sorted(weights_quantizers):
-            self._take_weight(key)
-            self.set_quantizer(key, weights_quantizers[key])
+        taken: dict[str, Tensor] = {}
+        try:
+            for key in sorted(weights_quantizers):
+                if isinstance(key, str):
+                    taken[key] = getattr(module, key)
+                self._take_weight(key)
+                self.set_quantizer(key, weights_quantizers[key])
+        except Exception:
+            # A failed construction leaves the layer as it was.
+            for name, weight in taken.items():
+                setattr(module, name, weight)
+            raise
 
     def __getattr__(self, name: str) -> Any:
         """Attributes of the layer, such as `out_features`, which code around it may read."""
@@ -120,17 +129,18 @@ class PytorchQuantizationWrapper(nn.Module):
     def _take_weight(self, key: WeightKey) -> None:
         if isinstance(key, str):
             weight = getattr(self.layer, key)
-            trains = weight.requires_grad
             delattr(self.layer, key)
+            # The same parameter object, so that weights that layers share stay shared.
+            parameter = weight if isinstance(weight, nn.Parameter) else nn.Parameter(weight.detach())
         else:
-            weight, trains = self.weight_values[key], False
-        # The same parameter object, so that weights that layers share stay shared.
-        parameter = weight if isinstance(weight, nn.Parameter) else nn.Parameter(weight.detach(), requires_grad=trains)
+            # A constant of a function: a copy, because loading a state writes into it.
+            parameter = nn.Parameter(self.weight_values[key].detach().clone(), requires_grad=False)
         self.register_parameter(_parameter_name(key), parameter)
 
     def set_quantizer(self, key: WeightKey, quantizer: Any) -> None:
         """Quantize the weight `key` with `quantizer` from now on."""
         name = _parameter_name(key)
+        self._modules.pop(f"{name}_quantizer", None)
         if isinstance(quantizer, nn.Module):
             # Registered, so that its state follows the wrapper.
             self.add_module(f"{name}_quantizer", quantizer)
@@ -163,8 +173,10 @@ def _check_arguments(module: Any, weights_quantizers: Any, weight_values: Any) -
         raise TypeError(
             f"`weights_quantizers` must have only names or only positions as keys. Received: {list(weights_quantizers)}"
         )
+    if weight_values is not None and not isinstance(weight_values, Mapping):
+        raise TypeError(f"`weight_values` must be a dictionary of tensors by position. Received: {weight_values!r}")
     for key, quantizer in weights_quantizers.items():
-        if not callable(quantizer):
+        if not is_quantizer(quantizer):
             raise TypeError(f"`weights_quantizers[{key!r}]` must be a quantizer. Received: {quantizer!r}")
         if isinstance(key, str):
             if not isinstance(getattr(module, key, None), Tensor):
@@ -172,8 +184,12 @@ def _check_arguments(module: Any, weights_quantizers: Any, weight_values: Any) -
                     f"`weights_quantizers` must name tensors of the module. Received: {key!r}, which "
                     f"{type(module).__name__} does not have as a tensor"
                 )
-        elif not isinstance((weight_values or {}).get(key), Tensor):
+        elif key < 0:
+            raise ValueError(f"`weights_quantizers` must have positions from 0 as keys. Received: position {key}")
+        elif key not in (weight_values or {}):
             raise ValueError(f"`weight_values` must hold a tensor for each position. Received: none for position {key}")
+        elif not isinstance(value := (weight_values or {})[key], Tensor):
+            raise TypeError(f"`weight_values[{key}]` must be a tensor. Received: {value!r}")
     if weight_values and set(weight_values) != set(weights_quantizers):
         raise ValueError(
             "`weight_values` and `weights_quantizers` must have the same positions as keys. "

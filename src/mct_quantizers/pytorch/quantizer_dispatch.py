@@ -11,9 +11,16 @@ from torch import nn
 from mct_quantizers.common.constants import TRAINING
 
 
+def is_quantizer(value: Any) -> bool:
+    """Whether `value` can be called and initialized as a quantizer."""
+    return callable(value) and callable(getattr(value, "initialize_quantization", None))
+
+
 def takes_training(quantizer: Any) -> bool:
     """Whether the call of `quantizer` has an argument named `training`."""
-    call = quantizer.forward if isinstance(quantizer, nn.Module) else quantizer.__call__
+    # A module that keeps torch's own call runs `forward`; one that overrides it runs that.
+    keeps_call = isinstance(quantizer, nn.Module) and type(quantizer).__call__ is nn.Module.__call__
+    call = quantizer.forward if keeps_call else quantizer.__call__
     return TRAINING in inspect.signature(call).parameters
 
 

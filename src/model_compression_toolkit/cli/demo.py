@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mct_quantizers import _lazy
+from mct_quantizers.common.quant_info import QuantizationTarget
 from model_compression_toolkit.core.common.quantization_config import QuantizationConfig
 
 FLOAT_EPOCHS = 120
@@ -112,8 +113,8 @@ def _export(
     if name == "w4a4":
         console.print(parity.render())
     console.print(f"{name}: {accuracy:.2f} %, {report.file_size / 1000:.0f} kB, passed={parity.passed}")
-    activations = [tensor.max_steps for tensor in parity.tensors if not tensor.is_weight]
-    weights_equal = all(tensor.num_different == 0 for tensor in parity.tensors if tensor.is_weight)
+    activations = [t.max_steps for t in parity.tensors if t.target is QuantizationTarget.Activation]
+    weights_equal = all(t.num_different == 0 for t in parity.tensors if t.target is QuantizationTarget.Weights)
     agreement = parity.default_session_argmax_agreement
     return Row(name, seed, accuracy, report.file_size, agreement, max(activations), weights_equal, seconds)
 

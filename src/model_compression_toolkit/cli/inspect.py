@@ -20,8 +20,14 @@ def inspect(
     """Print layers, bits, scales and sizes of a quantized model."""
     from model_compression_toolkit.exporter import read_plan
 
-    plan = read_plan(file)
-    totals = {"file": str(file), "file_size": file.stat().st_size, **plan_totals(plan)}
+    plan, info = read_plan(file)
+    totals = {
+        "file": str(file),
+        "format": info.format.value,
+        "file_size": info.file_size,
+        "package_version": info.package_version,
+        **plan_totals(plan),
+    }
     if as_json:
         typer.echo(json.dumps({**totals, "plan": plan.to_dict()}, indent=2))
         return

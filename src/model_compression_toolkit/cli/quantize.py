@@ -53,7 +53,7 @@ def quantize(
         "plan": plan.to_dict(),
     }
     text = json.dumps(report, indent=2)
-    write_atomically(targets["report.json"], lambda path: path.write_text(text, encoding="utf-8"))
+    write_atomically(targets["report.json"], lambda file: file.write(text.encode()))
     if as_json:
         typer.echo(text)
     for note in [*plan.notes, *exported.notes]:

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What all quantizers on an integer grid share: marks, parameters, configuration."""
 
+import copy
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -9,7 +10,13 @@ import numpy as np
 from mct_quantizers.common.base_inferable_quantizer import BaseInferableQuantizer
 from mct_quantizers.common.quant_params import QuantParams
 
-_PER_CHANNEL_ARGUMENTS = ("per_channel", "channel_axis")
+
+def _plain(value: Any) -> Any:
+    if value is None or isinstance(value, (bool, int, float)):
+        return value
+    if hasattr(value, "detach"):
+        value = value.detach()
+    return np.asarray(value).tolist()
 
 
 class GridQuantizer(BaseInferableQuantizer):
@@ -32,7 +39,8 @@ class GridQuantizer(BaseInferableQuantizer):
         super().__init__()
         self.num_bits, self.signed = params.num_bits, params.signed
         self.quant_min, self.quant_max = params.quant_min, params.quant_max
-        self._arguments = arguments
+        # A copy of plain numbers and lists: what the caller does to his list later is not ours.
+        self._arguments = {name: _plain(value) for name, value in arguments.items()}
         self._initial_params = params
         self._bind_params(params)
 
@@ -47,7 +55,7 @@ class GridQuantizer(BaseInferableQuantizer):
 
     def get_config(self) -> dict[str, Any]:
         """Constructor arguments: `type(q)(**q.get_config())` quantizes as `q` does."""
-        config = dict(self._arguments)
+        config = copy.deepcopy(self._arguments)
         params = self.params
         if params != self._initial_params:
             # Loaded state has replaced what the constructor was given.

@@ -74,15 +74,8 @@ class PytorchGridQuantizer(GridQuantizer, BasePyTorchInferableQuantizer):
             TypeError: `inputs` is not floating point.
             ValueError: per channel, `inputs` has another number of channels along the axis.
         """
-        if not inputs.is_floating_point():
-            raise TypeError(f"Expected a tensor of floating-point numbers. Received: dtype {inputs.dtype}")
-        scale, zero_point = self.scale, self.zero_point if self._has_zero_point else None
-        if self.axis is not None:
-            check_channels(inputs.shape, self.axis, scale.numel())
-            aligned = arithmetic.broadcast_shape(inputs.dim(), self.axis)
-            scale = scale.view(aligned)
-            zero_point = None if zero_point is None else zero_point.view(aligned)
-        return kernels.fake_quantize(inputs, scale, zero_point, self.quant_min, self.quant_max)
+        zero_point = self.zero_point if self._has_zero_point else None
+        return _fake_quantize(inputs, self.scale, zero_point, self.quant_min, self.quant_max, self.axis)
 
     def quantize(self, inputs: Tensor) -> Tensor:
         """Integer codes of `inputs`: int32, same shape.
@@ -102,3 +95,16 @@ class PytorchGridQuantizer(GridQuantizer, BasePyTorchInferableQuantizer):
     def extra_repr(self) -> str:
         """What `print` shows."""
         return ", ".join(f"{name}={value}" for name, value in self.get_config().items())
+
+
+@torch.fx.wrap
+def _fake_quantize(
+    inputs: Tensor, scale: Tensor, zero_point: Tensor | None, quant_min: int, quant_max: int, axis: int | None
+) -> Tensor:
+    """One node of a symbolic trace: the checks need a tensor, not its stand-in."""
+    if not inputs.is_floating_point():
+        raise TypeError(f"Expected a tensor of floating-point numbers. Received: dtype {inputs.dtype}")
+    check_channels(inputs.shape, axis, scale.numel())
+    aligned = arithmetic.broadcast_shape(inputs.dim(), axis)
+    zero_point = None if zero_point is None else zero_point.view(aligned)
+    return kernels.fake_quantize(inputs, scale.view(aligned), zero_point, quant_min, quant_max)

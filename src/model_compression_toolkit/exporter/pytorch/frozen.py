@@ -105,18 +105,17 @@ def weight_from_codes(codes: IntArray, params: QuantParams, dtype: torch.dtype =
 def float32_copy(model: nn.Module, plan: QuantizationPlan) -> nn.Module:
     """A copy in float32 on the CPU, in evaluation mode, with the integers of the model whatever the model's dtype is.
 
-    Its float weights hold the values of those integers, which quantize to the same integers again.
-
     Args:
         model: the frozen model; it is not changed.
         plan: its `frozen_plan`.
     """
     copied = copy.deepcopy(model).to("cpu").float().eval()
     for tensor in plan.quantized(QuantizationTarget.Weights):
-        value = weight_from_codes(weight_codes(model, tensor), params_of(tensor))
-        # A parameter of its own: weights that layers share may have grids that differ.
-        parameter = nn.Parameter(value, requires_grad=False)
-        wrapper_of(copied, tensor.site.layer).register_parameter(tensor.site.tensor, parameter)
+        if weight_of(model, tensor).dtype.itemsize > 4:
+            # Rounded to float32 a weight could get another integer; the values of its integers keep theirs.
+            value = weight_from_codes(weight_codes(model, tensor), params_of(tensor))
+            parameter = nn.Parameter(value, requires_grad=False)
+            wrapper_of(copied, tensor.site.layer).register_parameter(tensor.site.tensor, parameter)
     return copied
 
 

@@ -5,17 +5,15 @@
 import json
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 import safetensors.torch
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from mct_quantizers.common.packing import pack_integers, unpack_integers
+from mct_quantizers.common.quant_info import QuantizationTarget
 from mct_quantizers.common.quant_params import IntArray
-from model_compression_toolkit.core.common.quantization_plan import QuantizationPlan, TensorPlan
-from model_compression_toolkit.core.pytorch.surgery import quantizer_of, wrapper_of
+from model_compression_toolkit.core.common.quantization_plan import QuantizationPlan
+from model_compression_toolkit.core.pytorch.surgery import quantizer_of
 from model_compression_toolkit.exporter.common.format import (
     ExportFormat,
     check_writable,
@@ -29,16 +27,16 @@ from model_compression_toolkit.exporter.common.inspect import (
     FROZEN_FORMAT_VERSION,
     plan_metadata,
     plan_of_metadata,
+    read_safetensors_plan,
     safetensors_metadata,
 )
 from model_compression_toolkit.exporter.pytorch.frozen import (
     frozen_plan,
     params_of,
-    quantize_values,
-    weight_codes,
     weight_from_codes,
     weight_of,
 )
+from model_compression_toolkit.exporter.pytorch.packed_weights import pack_weight, packable_weights, unpack_weight
 from model_compression_toolkit.exporter.pytorch.rebuild import rebuild
 
 __all__ = ["load_frozen", "read_codes", "save_frozen"]
@@ -50,7 +48,9 @@ DTYPES_KEY = "weight_dtypes"
 def save_frozen(model: nn.Module, path: str | Path) -> Path:
     """Write a frozen model to one .safetensors file; `load_frozen` restores it bit by bit.
 
-    A weight of b bits takes b bits for each element. What was at `path` before stays whole until the new file is.
+    A weight of b bits takes b bits for each element, unless a functional operation reads its float values too (in a
+    model that was captured module by module such reads are not seen, and would get the quantized values). What was at
+    `path` before stays whole until the new file is.
 
     Args:
         model: a model that `quantize` or `finalize` returned; it is not changed.
@@ -67,11 +67,13 @@ def save_frozen(model: nn.Module, path: str | Path) -> Path:
     _check_suffix(path)
     check_writable(path)
     plan = frozen_plan(model)
-    tensors = {key: _plain(key, value) for key, value in model.state_dict().items()}
+    packed = packable_weights(model, plan)
+    keys = {key for keys in packed.values() for key in keys}
+    tensors = {key: _plain(key, value) for key, value in model.state_dict().items() if key not in keys}
     dtypes = {}
-    for key, tensor in _weight_keys(model, plan).items():
-        dtypes[key] = str(tensors.pop(key).dtype)
-        tensors[key + CODES_SUFFIX] = torch.from_numpy(_packed(model, tensor))
+    for name in packed:
+        tensors[name + CODES_SUFFIX] = torch.from_numpy(pack_weight(model, plan[name]))
+        dtypes[name] = str(weight_of(model, plan[name]).dtype)
     metadata = {
         FORMAT_KEY: FROZEN_FORMAT,
         FORMAT_VERSION_KEY: FROZEN_FORMAT_VERSION,
@@ -109,33 +111,36 @@ def load_frozen(path: str | Path, model: nn.Module) -> nn.Module:
     return rebuilt
 
 
-def read_codes(model: nn.Module, path: Path) -> dict[str, IntArray]:
-    """The integers in the file of every quantized weight of a frozen model, by `layer.tensor`.
+def read_codes(path: Path) -> dict[str, IntArray]:
+    """The integers of every weight in a file, by `layer.tensor`: int32, shape of the weight.
 
     Raises:
-        ValueError: the file does not fit the model.
+        OSError: the file cannot be read.
+        ValueError: the file is truncated, damaged, foreign or of another version.
     """
-    with safe_open(path, framework="pt") as file:
-        return {
-            tensor.name: _unpacked(file.get_tensor(key + CODES_SUFFIX), tensor, model.get_parameter(key).shape)
-            for key, tensor in _weight_keys(model, frozen_plan(model)).items()
-        }
+    plan, _ = read_safetensors_plan(path)
+    stored = _tensors(path)
+    weights = plan.quantized(QuantizationTarget.Weights)
+    found = {tensor.name: stored.get(tensor.name + CODES_SUFFIX) for tensor in weights}
+    return {name: unpack_weight(packed, plan[name]) for name, packed in found.items() if packed is not None}
 
 
 def _fill(
     model: nn.Module, plan: QuantizationPlan, stored: dict[str, Tensor], dtypes: dict[str, str], path: Path
 ) -> None:
     """Put the tensors of a file into a rebuilt model, each checked."""
-    weights, state = _weight_keys(model, plan), model.state_dict()
-    expected = {key + CODES_SUFFIX if key in weights else key for key in state}
+    state, packed = model.state_dict(), packable_weights(model, plan)
+    names = {key: name for name, keys in packed.items() for key in keys}
+    expected = {names[key] + CODES_SUFFIX if key in names else key for key in state}
     if missing := sorted(expected - set(stored)):
         raise ValueError(f"The file {path} does not fit `model`: it lacks the tensors {missing}")
     if extra := sorted(set(stored) - expected):
         raise ValueError(f"The file {path} does not fit `model`, which has no tensors {extra}")
     for key, target in state.items():
-        if key in weights:
-            codes = _unpacked(stored[key + CODES_SUFFIX], weights[key], target.shape)
-            value, dtype = weight_from_codes(codes, params_of(weights[key]), target.dtype), dtypes.get(key)
+        if key in names:
+            tensor = plan[names[key]]
+            codes = unpack_weight(stored[tensor.name + CODES_SUFFIX], tensor)
+            value, dtype = weight_from_codes(codes, params_of(tensor), target.dtype), dtypes.get(tensor.name)
         else:
             value, dtype = stored[key], str(stored[key].dtype)
         if (value.shape, dtype) != (target.shape, str(target.dtype)):
@@ -148,38 +153,6 @@ def _fill(
     for tensor in plan.quantized():
         if quantizer_of(model, tensor).params != tensor.params:
             raise ValueError(f"The file {path} is damaged: its plan and its tensors give {tensor.name} another grid")
-
-
-def _packed(model: nn.Module, tensor: TensorPlan) -> npt.NDArray[np.uint8]:
-    codes, params = weight_codes(model, tensor), params_of(tensor)
-    dtype = weight_of(model, tensor).dtype
-    again = quantize_values(weight_from_codes(codes, params, dtype), params)
-    if not (again == codes).all():
-        raise ValueError(
-            f"{tensor.name} has {params.num_bits} bits, which {dtype} does not resolve: call `model.float()` first."
-        )
-    return pack_integers(codes, params.num_bits)
-
-
-def _unpacked(packed: Tensor, tensor: TensorPlan, shape: torch.Size) -> IntArray:
-    params = params_of(tensor)
-    try:
-        flat = unpack_integers(packed.numpy(), params.num_bits, shape.numel(), params.signed)
-    except ValueError as error:
-        raise ValueError(f"The integers of {tensor.name} do not fit its shape {tuple(shape)}: {error}") from error
-    if flat.size and not params.quant_min <= flat.min() <= flat.max() <= params.quant_max:
-        raise ValueError(
-            f"The integers of {tensor.name} must be from {params.quant_min} to {params.quant_max}. "
-            f"Received: {flat.min()} to {flat.max()}"
-        )
-    return flat.reshape(shape)
-
-
-def _weight_keys(model: nn.Module, plan: QuantizationPlan) -> dict[str, TensorPlan]:
-    """The quantized weights by their keys in the `state_dict`."""
-    paths = {module: path for path, module in model.named_modules()}
-    weights = (tensor for tensor in plan.quantized() if tensor.is_weight)
-    return {f"{paths[wrapper_of(model, tensor.site.layer)]}.{tensor.site.tensor}": tensor for tensor in weights}
 
 
 def _plain(key: str, value: object) -> Tensor:
@@ -202,3 +175,11 @@ def _dtypes_of(metadata: dict[str, str], path: Path) -> dict[str, str]:
 def _check_suffix(path: str | Path) -> None:
     if format_of(path) is not ExportFormat.SAFETENSORS:
         raise ValueError(f"`path` must end with '.safetensors'. Received: {str(path)!r}")
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}
+    except SafetensorError as error:
+        raise ValueError(f"Expected a whole .safetensors file. Received: {path} ({error})") from error

@@ -27,10 +27,12 @@ def compare_frozen(model: nn.Module, path: Path) -> ParityReport:
         ValueError: the model is not frozen, or the file is damaged or not of this model.
     """
     plan, info = read_safetensors_plan(path)
-    codes = read_codes(model, path)
+    codes = read_codes(path)
     current = frozen_plan(model)
     tensors = []
     for tensor in current.quantized(QuantizationTarget.Weights):
+        if tensor.name not in codes:
+            continue
         grid_differs = plan[tensor.name].params != tensor.params
         tensors.append(compare_weight(model, tensor, codes[tensor.name] - aligned_zero_point(tensor), grid_differs))
     return ParityReport(tuple(tensors), 0, info.file_size, packed_weight_bytes(current))

@@ -140,7 +140,9 @@ def _finished(model: ir.Model, plan: QuantizationPlan) -> onnx.ModelProto:
 def _input_names(model: nn.Module, count: int) -> list[str]:
     if isinstance(model, fx.GraphModule):
         return [str(node.target) for node in model.graph.nodes if node.op == "placeholder"][:count]
-    return list(inspect.signature(model.forward).parameters)[:count]
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    names = [name for name, p in inspect.signature(model.forward).parameters.items() if p.kind in positional][:count]
+    return names if len(names) == count else [f"input_{index}" for index in range(count)]
 
 
 def _name_outputs(graph: ir.Graph) -> None:

@@ -1,0 +1,78 @@
+# SPDX-FileCopyrightText: The quantizers-infrastructure authors
+# SPDX-License-Identifier: Apache-2.0
+"""The quantized weights of a frozen model as bytes, and back."""
+
+from collections.abc import Iterable
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor, fx, nn
+
+from mct_quantizers.common.packing import pack_integers, unpack_integers
+from mct_quantizers.common.quant_info import QuantizationTarget
+from mct_quantizers.common.quant_params import IntArray
+from model_compression_toolkit.core.common.quantization_plan import QuantizationPlan, TensorPlan
+from model_compression_toolkit.core.pytorch.surgery import wrapper_of
+from model_compression_toolkit.exporter.pytorch.frozen import (
+    params_of,
+    quantize_values,
+    weight_codes,
+    weight_from_codes,
+    weight_of,
+)
+
+__all__ = ["pack_weight", "packable_weights", "unpack_weight"]
+
+
+def pack_weight(model: nn.Module, tensor: TensorPlan) -> npt.NDArray[np.uint8]:
+    """The integers of a quantized weight as bytes.
+
+    Raises:
+        ValueError: NaN in the weight, or a dtype that does not tell the integers apart.
+    """
+    codes, params = weight_codes(model, tensor), params_of(tensor)
+    dtype = weight_of(model, tensor).dtype
+    again = quantize_values(weight_from_codes(codes, params, dtype), params)
+    if not (again == codes).all():
+        raise ValueError(
+            f"{tensor.name} has {params.num_bits} bits, which {dtype} does not resolve: call `model.float()` first."
+        )
+    return pack_integers(codes, params.num_bits)
+
+
+def unpack_weight(packed: Tensor, tensor: TensorPlan) -> IntArray:
+    """The integers that `pack_weight` wrote: int32, shape of the weight.
+
+    Raises:
+        ValueError: too few or too many, or integers outside the grid.
+    """
+    params, shape = params_of(tensor), tensor.site.shape
+    try:
+        flat = unpack_integers(packed.numpy(), params.num_bits, tensor.num_elements, params.signed)
+    except ValueError as error:
+        raise ValueError(f"The integers of {tensor.name} do not fit its shape {tuple(shape)}: {error}") from error
+    if flat.size and not params.quant_min <= flat.min() <= flat.max() <= params.quant_max:
+        raise ValueError(
+            f"The integers of {tensor.name} must be from {params.quant_min} to {params.quant_max}. "
+            f"Received: {flat.min()} to {flat.max()}"
+        )
+    return flat.reshape(shape)
+
+
+def packable_weights(model: nn.Module, plan: QuantizationPlan) -> dict[str, list[str]]:
+    """Keys in the `state_dict`, one for each name of its layer, of every weight whose integers say all."""
+    read_elsewhere = {str(node.target) for node in _nodes(model) if node.op == "get_attr"}
+    paths: dict[nn.Module, list[str]] = {}
+    for path, module in model.named_modules(remove_duplicate=False):
+        paths.setdefault(module, []).append(path)
+    result = {}
+    for tensor in plan.quantized(QuantizationTarget.Weights):
+        keys = [f"{path}.{tensor.site.tensor}" for path in paths[wrapper_of(model, tensor.site.layer)]]
+        # A functional operation that reads the weight too reads its float values.
+        if read_elsewhere.isdisjoint(keys):
+            result[tensor.name] = keys
+    return result
+
+
+def _nodes(model: nn.Module) -> Iterable[fx.Node]:
+    return model.graph.nodes if isinstance(model, fx.GraphModule) else ()

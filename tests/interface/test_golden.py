@@ -1,0 +1,84 @@
+# SPDX-FileCopyrightText: The quantizers-infrastructure authors
+# SPDX-License-Identifier: Apache-2.0
+"""Outputs recorded from the original released package, for every case whose quantizer exists here."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mct_quantizers.common import arithmetic, numpy_ops
+from mct_quantizers.common.quant_params import QuantParams, from_range, from_threshold
+
+GOLDEN = Path(__file__).parent / "golden"
+CASES = json.loads((GOLDEN / "inferable.json").read_text())
+GRID_CASES = {
+    "WeightsPOTInferableQuantizer": 40,
+    "WeightsSymmetricInferableQuantizer": 40,
+    "WeightsUniformInferableQuantizer": 40,
+    "ActivationPOTInferableQuantizer": 10,
+    "ActivationSymmetricInferableQuantizer": 10,
+    "ActivationUniformInferableQuantizer": 20,
+}
+TABLE_CASES = {
+    "WeightsLUTSymmetricInferableQuantizer": 32,
+    "WeightsLUTPOTInferableQuantizer": 32,
+    "ActivationLutPOTInferableQuantizer": 8,
+}
+
+
+@pytest.fixture(scope="module")
+def arrays():
+    with np.load(GOLDEN / "inferable.npz", allow_pickle=False) as file:
+        return dict(file)
+
+
+def params_of(arguments: dict) -> QuantParams:
+    axis = arguments["channel_axis"] if arguments.get("per_channel") else None
+    if "min_range" in arguments:
+        return from_range(arguments["min_range"], arguments["max_range"], arguments["num_bits"], axis=axis)
+    return from_threshold(arguments["threshold"], arguments["num_bits"], arguments.get("signed", True), axis=axis)
+
+
+def check(name: str, arrays: dict, run) -> int:
+    """Compare every case of one quantizer; the number of compared cases."""
+    cases = [case for case in CASES if case["quantizer"] == name]
+    for case in cases:
+        number = case["case"]
+        x, expected, agree = (arrays[f"{key}{number}"] for key in ("x", "y", "agree"))
+        outputs = run(case["arguments"], x)
+        assert outputs.shape == expected.shape
+        assert outputs.dtype == np.float32
+        # Few elements are left out, so that a case cannot become empty.
+        assert agree.mean() > 0.9
+        # The original multiplies by the float32 inverse of a scale that it rounded twice.
+        bound = 1e-6 + 1e-5 * np.abs(expected)
+        wrong = (np.abs(outputs - expected) > bound) & agree
+        assert not wrong.any(), f"case {number} {case['arguments']}: {x[wrong][:5]} -> {outputs[wrong][:5]}"
+    return len(cases)
+
+
+def test_the_file_holds_what_the_tests_expect():
+    names = [case["quantizer"] for case in CASES]
+    assert {name: names.count(name) for name in sorted(set(names))} == {**GRID_CASES, **TABLE_CASES}
+    assert [case["case"] for case in CASES] == list(range(232))
+    assert sum(GRID_CASES.values()) == 160
+
+
+@pytest.mark.parametrize("name", GRID_CASES)
+def test_numpy_formula_equals_the_recorded_outputs(name, arrays):
+    checked = check(name, arrays, lambda arguments, x: arithmetic.fake_quantize(x, params_of(arguments), numpy_ops))
+    assert checked == GRID_CASES[name]
+
+
+@pytest.mark.parametrize("name", {**GRID_CASES, **TABLE_CASES})
+def test_pytorch_class_equals_the_recorded_outputs(name, arrays):
+    torch = pytest.importorskip("torch")
+    from mct_quantizers import pytorch_quantizers
+
+    if name in TABLE_CASES and not hasattr(pytorch_quantizers, name):
+        pytest.skip(f"{name} does not exist yet")
+    cls = getattr(pytorch_quantizers, name)
+    checked = check(name, arrays, lambda arguments, x: cls(**arguments)(torch.from_numpy(x)).numpy())
+    assert checked == {**GRID_CASES, **TABLE_CASES}[name]
