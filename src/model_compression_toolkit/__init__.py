@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         reestimate_batch_norm_statistics,
     )
     from model_compression_toolkit.core.pytorch.surgery import plan_of
+    from model_compression_toolkit.exporter import export, load, read_plan
     from model_compression_toolkit.ptq.pytorch.quantization_facade import pytorch_post_training_quantization, quantize
     from model_compression_toolkit.qat.pytorch.quantization_facade import finalize, prepare_qat
 
@@ -42,16 +43,22 @@ __all__ = [
     "TensorConfig",
     "TrainingMethod",
     "__version__",
+    "export",
     "finalize",
     "freeze_batch_norm_statistics",
+    "load",
     "plan_of",
     "prepare_qat",
     "pytorch_post_training_quantization",
     "quantize",
+    "read_plan",
     "reestimate_batch_norm_statistics",
 ]
 
 _LAZY = {
+    "export": "model_compression_toolkit.exporter.pytorch.export_facade",
+    "load": "model_compression_toolkit.exporter.pytorch.export_facade",
+    "read_plan": "model_compression_toolkit.exporter.plan_file",
     "finalize": "model_compression_toolkit.qat.pytorch.quantization_facade",
     "freeze_batch_norm_statistics": "model_compression_toolkit.core.pytorch.batch_norm",
     "plan_of": "model_compression_toolkit.core.pytorch.surgery",

@@ -5,6 +5,7 @@
 import dataclasses
 import importlib
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -116,8 +117,12 @@ def _load_weights(network: Any, path: Path) -> None:
 def _load_arrays(path: Path) -> tuple[Array, Array | None]:
     try:
         loaded = np.load(path, allow_pickle=False)
-        arrays = {"x": loaded} if isinstance(loaded, np.ndarray) else {name: loaded[name] for name in loaded.files}
-    except (ValueError, EOFError, KeyError) as error:
+        if isinstance(loaded, np.ndarray):
+            arrays = {"x": loaded}
+        else:
+            with loaded:
+                arrays = {name: loaded[name] for name in loaded.files}
+    except (ValueError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"`--data` must hold NumPy arrays of numbers. Received: {path} ({error})") from error
     labels = arrays.pop("y", None)
     if "x" not in arrays and len(arrays) != 1:
