@@ -116,12 +116,10 @@ def _load_weights(network: Any, path: Path) -> None:
 
 def _load_arrays(path: Path) -> tuple[Array, Array | None]:
     try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            arrays = {"x": loaded}
-        else:
-            with loaded:
-                arrays = {name: loaded[name] for name in loaded.files}
+        with path.open("rb") as file:
+            loaded = np.load(file, allow_pickle=False)
+            is_array = isinstance(loaded, np.ndarray)
+            arrays = {"x": loaded} if is_array else {name: loaded[name] for name in loaded.files}
     except (ValueError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"`--data` must hold NumPy arrays of numbers. Received: {path} ({error})") from error
     labels = arrays.pop("y", None)

@@ -3,6 +3,7 @@
 """How a PyTorch model is seen: as a graph of operations when it can be traced, else module by module."""
 
 import copy
+from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +16,7 @@ from mct_quantizers.pytorch.activation_quantization_holder import PytorchActivat
 from mct_quantizers.pytorch.quantize_wrapper import PytorchQuantizationWrapper
 from model_compression_toolkit.core.common.quantization_config import CaptureMode
 from model_compression_toolkit.core.pytorch.data import Batch, clone_batch
+from model_compression_toolkit.core.pytorch.operators import weight_axis
 
 _DROPOUTS: dict[Any, type[nn.Module]] = {
     functional.dropout: nn.Dropout,
@@ -79,6 +81,9 @@ def capture(model: nn.Module, mode: CaptureMode = CaptureMode.AUTO, sample: Batc
     if is_quantized(model):
         raise ValueError("`model` is quantized already: it holds wrappers or holders. Give the float model.")
     copied = copy.deepcopy(model).eval()
+    if weight_axis(copied) is not None:
+        # A model that is one layer has no place of its own where a wrapper could stand.
+        copied = nn.Sequential(OrderedDict(layer=copied))
     expected = None if sample is None else run_model(copied, sample)
     if mode is CaptureMode.MODULES:
         return Captured(copied, mode, ["captured module by module, as configured"])
