@@ -27,11 +27,13 @@ if TYPE_CHECKING:
     from model_compression_toolkit.core.pytorch.surgery import plan_of
     from model_compression_toolkit.exporter import export, load, read_plan
     from model_compression_toolkit.ptq.pytorch.quantization_facade import pytorch_post_training_quantization, quantize
+    from model_compression_toolkit.qat.pytorch.fine_tuning import FineTuning, fine_tune
     from model_compression_toolkit.qat.pytorch.quantization_facade import finalize, prepare_qat
 
 __all__ = [
     "BatchNorm",
     "CaptureMode",
+    "FineTuning",
     "Granularity",
     "QATConfig",
     "QuantParams",
@@ -45,6 +47,7 @@ __all__ = [
     "__version__",
     "export",
     "finalize",
+    "fine_tune",
     "freeze_batch_norm_statistics",
     "load",
     "plan_of",
@@ -59,6 +62,8 @@ _LAZY = {
     "export": "model_compression_toolkit.exporter.pytorch.export_facade",
     "load": "model_compression_toolkit.exporter.pytorch.export_facade",
     "read_plan": "model_compression_toolkit.exporter.plan_file",
+    "FineTuning": "model_compression_toolkit.qat.pytorch.fine_tuning",
+    "fine_tune": "model_compression_toolkit.qat.pytorch.fine_tuning",
     "finalize": "model_compression_toolkit.qat.pytorch.quantization_facade",
     "freeze_batch_norm_statistics": "model_compression_toolkit.core.pytorch.batch_norm",
     "plan_of": "model_compression_toolkit.core.pytorch.surgery",

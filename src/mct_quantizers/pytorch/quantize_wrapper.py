@@ -119,6 +119,20 @@ class PytorchQuantizationWrapper(nn.Module):
         """Quantized value of each weight, in the mode (training or not) of the wrapper."""
         return {key: self._quantized(key) for key in self.weights_quantizers}
 
+    def get_integer_weights(self) -> dict[WeightKey, Tensor]:
+        """Integer codes of each weight: int32, shape of the weight.
+
+        Raises:
+            TypeError: a quantizer of the user's own has no `quantize`.
+        """
+        for key, quantizer in self.weights_quantizers.items():
+            if not callable(getattr(quantizer, "quantize", None)):
+                raise TypeError(f"The quantizer of {key!r} must have `quantize`. Received: {type(quantizer).__name__}")
+        return {
+            key: quantizer.quantize(self._float_weight(key).detach())
+            for key, quantizer in self.weights_quantizers.items()
+        }
+
     def convert_to_inferable_quantizers(self) -> None:
         """Replace each trainable quantizer by what it froze to. Inferable quantizers stay as they are."""
         frozen = {key: inferable_of(quantizer) for key, quantizer in self.weights_quantizers.items()}

@@ -115,6 +115,11 @@ class QuantizationPlan:
         """The tensors that stay in float; each has its reason."""
         return tuple(tensor for tensor in self.tensors if tensor.config is None)
 
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of all listed weights: packed integers at their true width, float32 for those in float."""
+        return sum(tensor.num_bytes for tensor in self.tensors)
+
     def __getitem__(self, name: str) -> TensorPlan:
         """The tensor named `layer.tensor`.
 

@@ -28,12 +28,11 @@ def plan_table(plan: QuantizationPlan, show_all: bool = False) -> Table:
 def plan_totals(plan: QuantizationPlan) -> dict[str, Any]:
     """Number of quantized tensors and bytes of all listed weights, packed."""
     weights = [tensor for tensor in plan.tensors if tensor.is_weight]
-    size = sum(tensor.num_bytes for tensor in weights)
     return {
         "quantized_weights": len(plan.quantized(QuantizationTarget.Weights)),
         "quantized_activations": len(plan.quantized(QuantizationTarget.Activation)),
-        "weight_bytes": size,
-        "compression": 4.0 * sum(tensor.num_elements for tensor in weights) / max(size, 1),
+        "weight_bytes": plan.weight_bytes,
+        "compression": 4.0 * sum(tensor.num_elements for tensor in weights) / max(plan.weight_bytes, 1),
     }
 
 

@@ -105,9 +105,7 @@ def load_frozen(path: str | Path, model: nn.Module) -> nn.Module:
     metadata = safetensors_metadata(path)
     plan = plan_of_metadata(metadata, path)
     rebuilt = rebuild(model, plan, path)
-    with safe_open(path, framework="pt") as file:
-        stored: dict[str, Tensor] = {key: file.get_tensor(key) for key in file.keys()}
-    _fill(rebuilt, plan, stored, _dtypes_of(metadata, path), path)
+    _fill(rebuilt, plan, _tensors(path), _dtypes_of(metadata, path), path)
     return rebuilt
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor, fx, nn
 
 from mct_quantizers.common.packing import pack_integers, unpack_integers
@@ -47,6 +48,8 @@ def unpack_weight(packed: Tensor, tensor: TensorPlan) -> IntArray:
         ValueError: too few or too many, or integers outside the grid.
     """
     params, shape = params_of(tensor), tensor.site.shape
+    if packed.dtype != torch.uint8:
+        raise ValueError(f"The integers of {tensor.name} must be stored as bytes. Received: {packed.dtype}")
     try:
         flat = unpack_integers(packed.numpy(), params.num_bits, tensor.num_elements, params.signed)
     except ValueError as error:

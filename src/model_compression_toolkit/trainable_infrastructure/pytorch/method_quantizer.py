@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mct_quantizers.common import arithmetic
 from mct_quantizers.common.arithmetic import broadcast_shape
 from mct_quantizers.common.base_inferable_quantizer import BaseInferableQuantizer
 from mct_quantizers.common.quant_info import QuantizationMethod, QuantizationTarget
@@ -76,6 +77,16 @@ class PytorchMethodQuantizer(BaseInferableQuantizer, Float32StateModule):
         learned = {name: getattr(self, name).view(aligned) for name in self._state_names}
         result: Tensor = self.method.quantize(inputs, learned, params, torch_ops)
         return result
+
+    def quantize(self, inputs: Tensor) -> Tensor:
+        """Integer codes of `inputs` on the grid that the quantizer would freeze to now: int32, same shape.
+
+        Raises:
+            TypeError: `inputs` is not floating point.
+            ValueError: NaN in `inputs`, or another number of channels.
+        """
+        codes: Tensor = arithmetic.quantize(inputs.detach(), self.params, torch_ops)
+        return codes
 
     def convert2inferable(self) -> Any:
         """The inferable quantizer on the learned grid, on the same device."""
