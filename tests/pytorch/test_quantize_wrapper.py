@@ -604,3 +604,13 @@ def test_quantizer_that_fails_to_initialize_leaves_the_layer_alone():
 def test_public_face_offers_the_wrapper_and_its_quantizers():
     assert pytorch_quantizers.WeightsPOTInferableQuantizer is WeightsPOTInferableQuantizer
     assert issubclass(PytorchQuantizationWrapper, nn.Module)
+
+
+def test_integer_weights_are_the_codes_of_the_float_weight():
+    layer = nn.Linear(3, 2)
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([[-2.0, 0.26, 0.9], [0.124, -0.126, 3.0]]))
+    quantizer = pytorch_quantizers.WeightsSymmetricInferableQuantizer(3, [1.0, 2.0], True, 0)
+    wrapper = PytorchQuantizationWrapper(layer, {"weight": quantizer})
+    # Steps of 1/4 and 1/2, integers from -4 to 3.
+    assert wrapper.get_integer_weights()["weight"].tolist() == [[-4, 1, 3], [0, 0, 3]]

@@ -39,6 +39,16 @@ class LiveBatchNorm(nn.Module):
         self.folds = folds
         self.freeze_statistics = False
 
+    def __getattr__(self, name: str) -> Any:
+        """Attributes of the batch norm, which code around it may read."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            norm = self.__dict__.get("_modules", {}).get("norm")
+            if norm is None:
+                raise
+            return getattr(norm, name)
+
     def train(self, mode: bool = True) -> "LiveBatchNorm":
         """Like `nn.Module.train`; frozen statistics stay frozen."""
         super().train(mode)

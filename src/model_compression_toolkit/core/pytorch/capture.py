@@ -135,20 +135,27 @@ def _trace(model: nn.Module) -> tuple[fx.GraphModule, list[str]]:
         return traced, [f"traced in evaluation only: tracing in training fails ({_first_line(error)})"]
     finally:
         model.eval()
+    twins = {node.name: node for node in in_training}
     nodes = list(traced.graph.nodes)
-    if [(node.op, node.target) for node in nodes] != [(node.op, node.target) for node in in_training]:
-        return traced, ["control flow that depends on the training flag is fixed as in evaluation"]
-    for node, twin in zip(nodes, in_training, strict=True):
-        if node.target in _DROPOUTS and twin.kwargs.get("training") and not node.kwargs.get("training"):
+    same = [_signature(node) for node in nodes] == [_signature(node) for node in in_training]
+    for node in nodes:
+        twin = twins.get(node.name)
+        if node.target in _DROPOUTS and twin is not None and twin.kwargs.get("training"):
             _dropout_to_module(traced, node)
     traced.recompile()
-    return traced, []
+    return traced, [] if same else ["what depends on the training flag, dropout apart, is fixed as in evaluation"]
+
+
+def _signature(node: fx.Node) -> tuple[Any, ...]:
+    """What a node does; of a dropout without its training flag, which is treated apart."""
+    keywords = {key: value for key, value in node.kwargs.items() if node.target not in _DROPOUTS or key != "training"}
+    return node.op, node.target, str(node.args), str(keywords)
 
 
 def _dropout_to_module(model: fx.GraphModule, node: fx.Node) -> None:
     """A functional dropout is traced with the training flag of that moment; a module follows the flag."""
     name = f"{node.name}_module"
-    model.add_module(name, _DROPOUTS[node.target](node.kwargs["p"]))
+    model.add_module(name, _DROPOUTS[node.target](node.kwargs["p"]).eval())
     with model.graph.inserting_after(node):
         replacement = model.graph.call_module(name, (node.args[0],))
     node.replace_all_uses_with(replacement)

@@ -87,9 +87,11 @@ class GraphSites:
                 yield self._activation_site(node, node in feeding_ends, fused, quantize_output)
 
     def _shares_parameters(self, *layers: str) -> bool:
-        """Whether another layer or operation uses a parameter of one of the layers too."""
+        """Whether another layer or operation uses a parameter or buffer of one of the layers too."""
+        read = {str(node.target).rpartition(".")[0] for node in self.nodes if node.op == "get_attr"}
+        if not read.isdisjoint(layers):
+            return True
         uses = Counter(id(parameter) for _, parameter in self.root.named_parameters(remove_duplicate=False))
-        uses.update(id(_get_attribute(self.root, str(node.target))) for node in self.nodes if node.op == "get_attr")
         own = (parameter for layer in layers for parameter in self.root.get_submodule(layer).parameters())
         return any(uses[id(parameter)] > 1 for parameter in own)
 
@@ -113,7 +115,7 @@ class GraphSites:
         elif self.kinds[node] is Kind.PRESERVING:
             reason = "keeps the grid of its input"
         elif isinstance(self._module(node), nn.Embedding):
-            reason = "its rows are quantized as weights"
+            reason = "its rows come from the weight"
         elif not node.users:
             reason = "its value is not used"
         elif all(user.op == "output" for user in node.users) and not quantize_output:
@@ -223,11 +225,6 @@ class GraphSites:
                 yield from self._feeding(source)
             else:
                 yield source
-
-
-def _get_attribute(root: nn.Module, path: str) -> Any:
-    owner, _, name = path.rpartition(".")
-    return getattr(root.get_submodule(owner), name)
 
 
 class _ShapeRecorder(fx.Interpreter):

@@ -68,13 +68,15 @@ def make_batch_norms_freezable(model: nn.Module) -> None:
     inside = {module.norm for module in model.modules() if isinstance(module, LiveBatchNorm)}
     for norm in [module for module in model.modules() if kind_of_module(module) is Kind.BATCH_NORM]:
         if norm not in inside and can_fold(norm):
-            _replace(model, norm, LiveBatchNorm(norm, folds=False))
+            for path in _replace(model, norm, LiveBatchNorm(norm, folds=False)):
+                _retarget(model, path, f"{path}.norm")
 
 
 def unwrap_batch_norms(model: nn.Module) -> None:
     """Put the batch norms themselves where `make_batch_norms_freezable` wrapped them."""
     for module in [module for module in model.modules() if isinstance(module, LiveBatchNorm)]:
-        _replace(model, module, module.norm)
+        for path in _replace(model, module, module.norm):
+            _retarget(model, f"{path}.norm", path)
 
 
 def fold_batch_norms(captured: Captured, pairs: dict[str, str], live: set[str]) -> None:
@@ -123,7 +125,7 @@ def apply_plan(
             layer = root.get_submodule(tensor.site.layer)
             quantizers = {tensor.site.tensor: weight_quantizer(tensor)}
             _replace(root, layer, PytorchQuantizationWrapper(layer, quantizers))
-            _retarget_attributes(root, tensor.site.layer, tensor.site.tensor)
+            _retarget(root, tensor.site.layer, f"{tensor.site.layer}.layer", but=tensor.site.tensor)
     for tensor in plan.quantized():
         if not tensor.is_weight:
             holder = PytorchActivationQuantizationHolder(activation_quantizer(tensor))
@@ -224,18 +226,22 @@ def bypass_layer(model: nn.Module, layer: str) -> None:
     model.recompile()
 
 
-def _replace(root: nn.Module, old: nn.Module, new: nn.Module) -> None:
-    """Put `new` wherever `old` stands: a module can be registered under several names."""
-    for path in [path for path, module in root.named_modules(remove_duplicate=False) if module is old]:
+def _replace(root: nn.Module, old: nn.Module, new: nn.Module) -> list[str]:
+    """Put `new` wherever `old` stands, and tell where: a module can be registered under several names."""
+    paths = [path for path, module in root.named_modules(remove_duplicate=False) if module is old]
+    for path in paths:
         root.set_submodule(path, new)
+    return paths
 
 
-def _retarget_attributes(root: nn.Module, layer: str, weight: str) -> None:
-    """Operations that read another parameter of a wrapped layer find it on the layer inside."""
+def _retarget(root: nn.Module, old: str, new: str, but: str = "") -> None:
+    """Operations of a graph that read an attribute of the module at `old`, except `but`, find it at `new`."""
     for node in root.graph.nodes if isinstance(root, fx.GraphModule) else ():
         owner, _, name = str(node.target).rpartition(".")
-        if node.op == "get_attr" and owner == layer and name != weight:
-            node.target = f"{layer}.layer.{name}"
+        if node.op == "get_attr" and owner == old and name != but:
+            node.target = f"{new}.{name}"
+    if isinstance(root, fx.GraphModule):
+        root.recompile()
 
 
 def _insert_holder(captured: Captured, layer: str, holder: nn.Module) -> None:

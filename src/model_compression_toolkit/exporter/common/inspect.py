@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from mct_quantizers._version import __version__
@@ -44,7 +45,17 @@ class FileInfo:
 
 def plan_metadata(plan: QuantizationPlan) -> dict[str, str]:
     """What every file carries: the plan as JSON, and the version of the package."""
-    return {PLAN_KEY: json.dumps(plan.to_dict(), separators=(",", ":")), VERSION_KEY: __version__}
+    values = plan.to_dict()
+    for tensor in values["tensors"]:
+        if tensor["params"] is not None:
+            tensor["params"]["scale"] = [_short(scale) for scale in tensor["params"]["scale"]]
+    return {PLAN_KEY: json.dumps(values, separators=(",", ":")), VERSION_KEY: __version__}
+
+
+def _short(scale: float) -> float:
+    """The same float32 number in half as many digits, which are most of a plan's text."""
+    short = float(str(np.float32(scale)))
+    return short if np.float32(short) == np.float32(scale) else scale
 
 
 def plan_of_metadata(metadata: Mapping[str, str], path: Path) -> QuantizationPlan:

@@ -80,7 +80,7 @@ def save_frozen(model: nn.Module, path: str | Path) -> Path:
         DTYPES_KEY: json.dumps(dtypes),
         **plan_metadata(plan),
     }
-    content = safetensors.torch.save(tensors, metadata)
+    content = _reproducible(safetensors.torch.save(tensors, metadata))
     return write_atomically(path, lambda file: file.write(content))
 
 
@@ -151,6 +151,17 @@ def _fill(
     for tensor in plan.quantized():
         if quantizer_of(model, tensor).params != tensor.params:
             raise ValueError(f"The file {path} is damaged: its plan and its tensors give {tensor.name} another grid")
+
+
+def _reproducible(content: bytes) -> bytes:
+    """The same file with its metadata in a fixed order: the library writes them in another order every time."""
+    start = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:start])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    # Tensors start at a multiple of eight.
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + content[start:]
 
 
 def _plain(key: str, value: object) -> Tensor:

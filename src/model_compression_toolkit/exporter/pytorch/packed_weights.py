@@ -52,14 +52,15 @@ def unpack_weight(packed: Tensor, tensor: TensorPlan) -> IntArray:
         raise ValueError(f"The integers of {tensor.name} must be stored as bytes. Received: {packed.dtype}")
     try:
         flat = unpack_integers(packed.numpy(), params.num_bits, tensor.num_elements, params.signed)
-    except ValueError as error:
-        raise ValueError(f"The integers of {tensor.name} do not fit its shape {tuple(shape)}: {error}") from error
-    if flat.size and not params.quant_min <= flat.min() <= flat.max() <= params.quant_max:
+        codes = flat.reshape(shape)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"The integers of {tensor.name} do not fit its shape {shape}: {error}") from error
+    if codes.size and not params.quant_min <= codes.min() <= codes.max() <= params.quant_max:
         raise ValueError(
             f"The integers of {tensor.name} must be from {params.quant_min} to {params.quant_max}. "
-            f"Received: {flat.min()} to {flat.max()}"
+            f"Received: {codes.min()} to {codes.max()}"
         )
-    return flat.reshape(shape)
+    return codes
 
 
 def packable_weights(model: nn.Module, plan: QuantizationPlan) -> dict[str, list[str]]:
