@@ -218,6 +218,8 @@ def _tensor_to_dict(tensor: TensorPlan) -> dict[str, Any]:
 def _tensor_from_dict(values: Mapping[str, Any]) -> TensorPlan:
     site = dict(values["site"])
     site["target"] = QuantizationTarget(site["target"])
+    if not all(isinstance(length, int) for length in site["shape"]):
+        raise TypeError(f"`shape` must be integers. Received: {site['shape']!r}")
     site["shape"] = tuple(site["shape"])
     config, params = values["config"], values["params"]
     return TensorPlan(

@@ -110,8 +110,8 @@ def apply_plan(
     Args:
         captured: the captured model, batch norms treated as the plan says; it is changed.
         plan: the plan, its tensors with parameters.
-        weight_quantizer: makes the quantizer of a weight.
-        activation_quantizer: makes the quantizer of an activation.
+        weight_quantizer: makes the quantizer of a weight, a module; it is moved to the model's device.
+        activation_quantizer: makes the quantizer of an activation, likewise.
 
     Returns:
         The quantized model; `plan_of` gives its plan.
@@ -120,15 +120,16 @@ def apply_plan(
         ValueError: the plan belongs to another model.
     """
     root = captured.model
+    device = next((parameter.device for parameter in root.parameters()), torch.device("cpu"))
     for tensor in plan.quantized():
         if tensor.is_weight:
             layer = root.get_submodule(tensor.site.layer)
-            quantizers = {tensor.site.tensor: weight_quantizer(tensor)}
+            quantizers = {tensor.site.tensor: weight_quantizer(tensor).to(device)}
             _replace(root, layer, PytorchQuantizationWrapper(layer, quantizers))
             _retarget(root, tensor.site.layer, f"{tensor.site.layer}.layer", but=tensor.site.tensor)
     for tensor in plan.quantized():
         if not tensor.is_weight:
-            holder = PytorchActivationQuantizationHolder(activation_quantizer(tensor))
+            holder = PytorchActivationQuantizationHolder(activation_quantizer(tensor).to(device))
             setattr(holder, _NAME_ATTRIBUTE, tensor.site.layer)
             if plan.capture is CaptureMode.GRAPH:
                 _insert_holder(captured, tensor.site.layer, holder)

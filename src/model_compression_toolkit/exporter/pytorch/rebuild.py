@@ -3,15 +3,13 @@
 """Applies the plan of a file to the float architecture once more."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 
 from mct_quantizers.common.quant_info import QuantizationTarget
 from mct_quantizers.pytorch.quantize_wrapper import PytorchQuantizationWrapper
-from model_compression_toolkit.core.common.quantization_plan import QuantizationPlan, TensorPlan
+from model_compression_toolkit.core.common.quantization_plan import QuantizationPlan
 from model_compression_toolkit.core.pytorch.batch_norm import affine_of, set_bias
 from model_compression_toolkit.core.pytorch.capture import Captured, capture
 from model_compression_toolkit.core.pytorch.surgery import apply_plan, bypass_layer, fold_batch_norms, wrapper_of
@@ -49,12 +47,7 @@ def _apply(captured: Captured, plan: QuantizationPlan) -> nn.Module:
     live = {norm for norm in plan.batch_norms if norm in listed}
     shapes = {norm: affine_of(captured.model.get_submodule(norm))[1].shape for norm in live}
     fold_batch_norms(captured, dict(plan.batch_norms), live)
-    device = next((parameter.device for parameter in captured.model.parameters()), torch.device("cpu"))
-
-    def quantizer(tensor: TensorPlan) -> Any:
-        return inferable_quantizer(tensor).to(device)
-
-    model = apply_plan(captured, plan, quantizer, quantizer).eval()
+    model = apply_plan(captured, plan, inferable_quantizer, inferable_quantizer).eval()
     for norm in live:
         bypass_layer(model, norm)
         layer = model.get_submodule(plan.batch_norms[norm])
