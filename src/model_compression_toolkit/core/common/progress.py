@@ -4,6 +4,7 @@
 
 import time
 from collections.abc import Iterable, Iterator, Sized
+from contextlib import contextmanager
 from typing import TypeVar
 
 from rich.console import Console
@@ -12,6 +13,17 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 Item = TypeVar("Item")
 
 DELAY_SECONDS = 2.0
+
+
+@contextmanager
+def working(description: str) -> Iterator[None]:
+    """Show on the error stream, where that is a terminal, that work without countable steps goes on."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield
+        return
+    with console.status(description):
+        yield
 
 
 def track(items: Iterable[Item], description: str, total: int | None = None) -> Iterator[Item]:

@@ -3,6 +3,7 @@
 """How a PyTorch model is seen: as a graph of operations when it can be traced, else module by module."""
 
 import copy
+import logging
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +18,8 @@ from mct_quantizers.pytorch.quantize_wrapper import PytorchQuantizationWrapper
 from model_compression_toolkit.core.common.quantization_config import CaptureMode
 from model_compression_toolkit.core.pytorch.data import Batch, clone_batch
 from model_compression_toolkit.core.pytorch.operators import weight_axis
+
+_LOGGER = logging.getLogger("model_compression_toolkit")
 
 _DROPOUTS: dict[Any, type[nn.Module]] = {
     functional.dropout: nn.Dropout,
@@ -100,6 +103,7 @@ def capture(model: nn.Module, mode: CaptureMode = CaptureMode.AUTO, sample: Batc
     if mode is CaptureMode.GRAPH:
         raise ValueError(f"`capture` is 'graph', but {reason}. Use 'auto' or 'modules'.")
     note = f"captured module by module, because {reason}: functional operations stay in float and are not listed"
+    _LOGGER.warning(note)
     return Captured(copied, CaptureMode.MODULES, [note])
 
 

@@ -11,6 +11,7 @@ from rich.console import Console
 from torch import nn
 
 from mct_quantizers._lazy import import_optional
+from model_compression_toolkit.core.common.progress import working
 from model_compression_toolkit.core.pytorch.data import Batch, batches_of
 from model_compression_toolkit.exporter.common.export_report import ExportReport
 from model_compression_toolkit.exporter.common.format import ExportFormat, check_writable, format_of, write_atomically
@@ -93,8 +94,9 @@ def _export_onnx(
     elif batches is not None:
         first = next(batches)
         batches = chain([first], batches)
-    exported = exporter.export_onnx(model, first)
-    content = exported.model.SerializeToString()
+    with working("Exporting to ONNX"):
+        exported = exporter.export_onnx(model, first)
+        content = exported.model.SerializeToString()
     write_atomically(target, lambda file: file.write(content))
     return exported.notes, None if batches is None else parity.compare_onnx(model, target, batches)
 
