@@ -25,7 +25,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import model_compression_toolkit as mct
-from model_compression_toolkit.qat.pytorch.fine_tuning import FineTuning, fine_tune
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CALIBRATION_IMAGES = 1024
@@ -147,14 +146,14 @@ def main() -> None:
     finish(f"{options.bits}_after_training", mct.quantize(model, calibration, config), start)
     start = time.monotonic()
     prepared = mct.prepare_qat(model, calibration, config)
-    tuning = FineTuning(
+    tuning = mct.FineTuning(
         epochs=options.epochs,
         learning_rate=options.learning_rate,
         batch_size=options.batch_size,
         label_weight=options.label_weight,
         seed=options.seed,
     )
-    fine_tune(prepared, model, images, labels, tuning, augment)
+    mct.fine_tune(prepared, model, images, labels, tuning, augment)
     finish(f"{options.bits}_qat", mct.finalize(prepared), start)
 
     report = {

@@ -152,7 +152,8 @@ def _finalize_in_place(model: nn.Module) -> nn.Module:
         else:
             holder_of(model, tensor).set_quantizer(quantizer)
     set_plan(model, plan)
-    return model
+    # Once more, for the new quantizers.
+    return model.eval()
 
 
 def _fold_live(model: nn.Module, plan: QuantizationPlan, frozen: dict[str, QuantParams]) -> dict[str, QuantParams]:
