@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The light runtime: inferable quantizers, wrappers and holders. Frameworks load on first use of their names."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mct_quantizers import _lazy
 from mct_quantizers._version import __version__
@@ -33,10 +33,4 @@ _LAZY = {
     "pytorch_quantizers": "mct_quantizers.pytorch.quantizers:",
 }
 
-
-def __getattr__(name: str) -> Any:
-    return _lazy.load(__name__, name, _LAZY)
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__ = _lazy.attach(__name__, _LAZY, __all__)

@@ -3,7 +3,7 @@
 """Names of a package that load a framework on first use, and the one sentence for a framework that is missing."""
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 _EXTRA_OF = {
@@ -17,6 +17,19 @@ _EXTRA_OF = {
     "sklearn": "demo",
     "PIL": "dev",
 }
+
+
+def attach(
+    package: str, table: Mapping[str, str], names: list[str]
+) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """`__getattr__` and `__dir__` for the face of a package.
+
+    Args:
+        package: its name.
+        table: module of each lazy name; `"module:"` means the module itself.
+        names: its public names.
+    """
+    return lambda name: load(package, name, table), lambda: names
 
 
 def load(package: str, name: str, table: Mapping[str, str]) -> Any:

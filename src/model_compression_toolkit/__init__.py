@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Make quantized models: calibrate, train with quantization in the loop, export what was trained."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mct_quantizers import _lazy
 from mct_quantizers._version import __version__
@@ -73,10 +73,4 @@ _LAZY = {
     "reestimate_batch_norm_statistics": "model_compression_toolkit.core.pytorch.batch_norm",
 }
 
-
-def __getattr__(name: str) -> Any:
-    return _lazy.load(__name__, name, _LAZY)
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__ = _lazy.attach(__name__, _LAZY, __all__)

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Files that run what was trained, and the proof that they do."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mct_quantizers import _lazy
 
@@ -27,10 +27,4 @@ _LAZY = {
     "save_frozen": f"{_HERE}.pytorch.frozen_model",
 }
 
-
-def __getattr__(name: str) -> Any:
-    return _lazy.load(__name__, name, _LAZY)
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__ = _lazy.attach(__name__, _LAZY, __all__)

@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Post-training quantization."""
 
-from typing import Any
-
 from mct_quantizers import _lazy
 
 __all__ = ["pytorch_post_training_quantization"]
@@ -12,10 +10,4 @@ _LAZY = {
     "pytorch_post_training_quantization": "model_compression_toolkit.ptq.pytorch.quantization_facade",
 }
 
-
-def __getattr__(name: str) -> Any:
-    return _lazy.load(__name__, name, _LAZY)
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__ = _lazy.attach(__name__, _LAZY, __all__)

@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Quantization-aware training."""
 
-from typing import Any
-
 from mct_quantizers import _lazy
 from model_compression_toolkit.qat.common.qat_config import QATConfig, TrainingMethod
 
@@ -20,10 +18,4 @@ _LAZY = {
     "pytorch_quantization_aware_training_init_experimental": _FACADE,
 }
 
-
-def __getattr__(name: str) -> Any:
-    return _lazy.load(__name__, name, _LAZY)
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__ = _lazy.attach(__name__, _LAZY, __all__)

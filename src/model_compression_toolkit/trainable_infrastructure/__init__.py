@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What trains a quantizer: methods, one file each, and their binding to the frameworks."""
 
-from typing import Any
-
 from mct_quantizers import _lazy
 from model_compression_toolkit.trainable_infrastructure.common.training_method import TrainingMethod
 from model_compression_toolkit.trainable_infrastructure.methods.method import Learned, Method
@@ -14,10 +12,4 @@ _LAZY = {
     "PytorchMethodQuantizer": "model_compression_toolkit.trainable_infrastructure.pytorch.method_quantizer",
 }
 
-
-def __getattr__(name: str) -> Any:
-    return _lazy.load(__name__, name, _LAZY)
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__ = _lazy.attach(__name__, _LAZY, __all__)

@@ -10,7 +10,23 @@ from mct_quantizers.common.quantizers.grid import GridQuantizer, WeightsGridQuan
 from mct_quantizers.common.validation import checked_axis
 
 
-class WeightsSymmetric(WeightsGridQuantizer):
+class SymmetricGridQuantizer(GridQuantizer):
+    """A quantizer whose grid is given by a threshold."""
+
+    _range_arguments: ClassVar[tuple[str, ...]] = ("threshold",)
+    _power_of_two: ClassVar[bool] = False
+
+    @property
+    def threshold(self) -> FloatArray:
+        """`scale · 2**(num_bits - signed)`, float64, shape (1,) or (C,)."""
+        return self.params.threshold
+
+    @classmethod
+    def _arguments_from(cls, params: QuantParams) -> dict[str, Any]:
+        return {**super()._arguments_from(params), "signed": params.signed}
+
+
+class WeightsSymmetric(SymmetricGridQuantizer, WeightsGridQuantizer):
     """Weights on the grid `scale · {quant_min … quant_max}`, `scale = threshold / 2**(num_bits - signed)`.
 
     Args:
@@ -25,9 +41,6 @@ class WeightsSymmetric(WeightsGridQuantizer):
         TypeError: an argument of the wrong type.
         ValueError: a threshold that is not positive and finite, an axis that does not exist.
     """
-
-    _range_arguments: ClassVar[tuple[str, ...]] = ("threshold",)
-    _power_of_two: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -50,17 +63,8 @@ class WeightsSymmetric(WeightsGridQuantizer):
             signed=bool(signed),
         )
 
-    @property
-    def threshold(self) -> FloatArray:
-        """`scale · 2**(num_bits - signed)`, float64, shape (1,) or (C,)."""
-        return self.params.threshold
 
-    @classmethod
-    def _arguments_from(cls, params: QuantParams) -> dict[str, Any]:
-        return {**super()._arguments_from(params), "signed": params.signed}
-
-
-class ActivationSymmetric(GridQuantizer):
+class ActivationSymmetric(SymmetricGridQuantizer):
     """Activations on the grid `scale · {quant_min … quant_max}`, `scale = threshold / 2**(num_bits - signed)`.
 
     Args:
@@ -73,21 +77,9 @@ class ActivationSymmetric(GridQuantizer):
         ValueError: a threshold that is not positive and finite, or more than one.
     """
 
-    _range_arguments: ClassVar[tuple[str, ...]] = ("threshold",)
-    _power_of_two: ClassVar[bool] = False
-
     def __init__(self, num_bits: int, threshold: float | Sequence[float], signed: bool) -> None:
         params = from_threshold(threshold, num_bits, signed, power_of_two=self._power_of_two)
         super().__init__(params, num_bits=params.num_bits, threshold=threshold, signed=bool(signed))
-
-    @property
-    def threshold(self) -> FloatArray:
-        """`scale · 2**(num_bits - signed)`, float64, shape (1,)."""
-        return self.params.threshold
-
-    @classmethod
-    def _arguments_from(cls, params: QuantParams) -> dict[str, Any]:
-        return {**super()._arguments_from(params), "signed": params.signed}
 
 
 class WeightsPOT(WeightsSymmetric):

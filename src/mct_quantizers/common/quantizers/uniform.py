@@ -10,7 +10,23 @@ from mct_quantizers.common.quantizers.grid import GridQuantizer, WeightsGridQuan
 from mct_quantizers.common.validation import checked_axis
 
 
-class WeightsUniform(WeightsGridQuantizer):
+class UniformGridQuantizer(GridQuantizer):
+    """A quantizer whose grid is given by a range."""
+
+    _range_arguments: ClassVar[tuple[str, ...]] = ("min_range", "max_range")
+
+    @property
+    def min_range(self) -> FloatArray:
+        """Smallest value of the repaired range, float64, shape (1,) or (C,)."""
+        return self.params.min_range
+
+    @property
+    def max_range(self) -> FloatArray:
+        """Largest value of the repaired range, float64, shape (1,) or (C,)."""
+        return self.params.max_range
+
+
+class WeightsUniform(UniformGridQuantizer, WeightsGridQuantizer):
     """Weights on `2**num_bits` points over a range, repaired to contain zero exactly.
 
     Args:
@@ -25,8 +41,6 @@ class WeightsUniform(WeightsGridQuantizer):
         TypeError: an argument of the wrong type.
         ValueError: a minimum that is not below its maximum, an axis that does not exist.
     """
-
-    _range_arguments: ClassVar[tuple[str, ...]] = ("min_range", "max_range")
 
     def __init__(
         self,
@@ -49,18 +63,8 @@ class WeightsUniform(WeightsGridQuantizer):
             input_rank=input_rank,
         )
 
-    @property
-    def min_range(self) -> FloatArray:
-        """Smallest value of the repaired range, float64, shape (1,) or (C,)."""
-        return self.params.min_range
 
-    @property
-    def max_range(self) -> FloatArray:
-        """Largest value of the repaired range, float64, shape (1,) or (C,)."""
-        return self.params.max_range
-
-
-class ActivationUniform(GridQuantizer):
+class ActivationUniform(UniformGridQuantizer):
     """Activations on `2**num_bits` points over a range, repaired to contain zero exactly.
 
     Args:
@@ -73,18 +77,6 @@ class ActivationUniform(GridQuantizer):
         ValueError: a minimum that is not below its maximum, or more than one range.
     """
 
-    _range_arguments: ClassVar[tuple[str, ...]] = ("min_range", "max_range")
-
     def __init__(self, num_bits: int, min_range: float | Sequence[float], max_range: float | Sequence[float]) -> None:
         params = from_range(min_range, max_range, num_bits)
         super().__init__(params, num_bits=params.num_bits, min_range=min_range, max_range=max_range)
-
-    @property
-    def min_range(self) -> FloatArray:
-        """Smallest value of the repaired range, float64, shape (1,)."""
-        return self.params.min_range
-
-    @property
-    def max_range(self) -> FloatArray:
-        """Largest value of the repaired range, float64, shape (1,)."""
-        return self.params.max_range
