@@ -155,7 +155,7 @@ ERRORS = {
     ),
     "foreign weights": ((*QUANTIZE, "--weights", "data.npz"), "must be a safetensors file"),
     "other weights": ((*QUANTIZE, "--weights", "other.safetensors"), "must fit the network"),
-    "config": ((*QUANTIZE, "--config", "typo.json"), "Received unknown: ['weigths']"),
+    "config": ((*QUANTIZE, "--config", "typo.json"), "Received unknown: ['weightz']"),
     "config no JSON": ((*QUANTIZE, "--config", "data.npz"), "Expected a JSON file"),
     "out is a file": (
         ("quantize", "--model", "user_network:build", "--data", "data.npz", "--out", "data.npz"),
@@ -178,7 +178,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(case, workspace, monkeypatch, 
     np.savez("labels.npz", x=images, y=np.zeros(3, np.int64))
     np.savez("shape.npz", x=images[:, :, :4])
     save_file({"other": torch.zeros(2)}, "other.safetensors")
-    Path("typo.json").write_text('{"weigths": {}}', encoding="utf-8")
+    Path("typo.json").write_text('{"weightz": {}}', encoding="utf-8")
     node = onnx.helper.make_node("Identity", ["x"], ["y"])
     values = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in "xy"]
     onnx.save(onnx.helper.make_model(onnx.helper.make_graph([node], "g", values[:1], values[1:])), "foreign.onnx")

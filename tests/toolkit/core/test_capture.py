@@ -292,3 +292,22 @@ def test_data_that_a_model_changes_in_place_is_the_callers_own():
             prepared = call(model, [x])
             assert torch.equal(x, data(8, 4))
             assert mct.plan_of(prepared).capture is GRAPH
+
+
+class CountsItsCalls(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 2)
+        self.register_buffer("calls", torch.zeros(1))
+
+    def forward(self, x):
+        if self.training:
+            self.calls.add_(1)
+        return self.layer(x)
+
+
+def test_a_buffer_that_the_model_changes_keeps_its_value_and_is_noted():
+    model = CountsItsCalls()
+    captured = capture(model, CaptureMode.GRAPH)
+    assert any("buffer calls" in note for note in captured.notes)
+    assert model.calls.item() == 0

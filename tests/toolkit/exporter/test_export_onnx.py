@@ -330,3 +330,41 @@ def test_four_bit_weights_take_half_the_bytes(tmp_path):
         # The middle weight alone would take 262 144 bytes in float32.
         assert report.file_size < 110_000
     assert sizes["w4a8"] <= 0.6 * sizes["w8a8"]
+
+
+class Biased(nn.Module):
+    """Layers of every kind that takes a bias, each with one that matters."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.grouped = nn.Conv2d(1, 8, 3), nn.Conv2d(8, 8, 3, groups=4)
+        self.transposed, self.last = nn.ConvTranspose2d(8, 4, 3), nn.Linear(4 * 36, 5)
+
+    def forward(self, x):
+        x = torch.relu(self.grouped(torch.relu(self.conv(x))))
+        return self.last(torch.flatten(torch.relu(self.transposed(x)), 1))
+
+
+@pytest.mark.parametrize("bits", ["w4a4", "w2a2", "w4a8", "w8a4"])
+def test_below_eight_bits_a_default_session_computes_what_was_trained(tmp_path, bits):
+    samples = torch.randn(128, 1, 8, 8)
+    model = mct.quantize(Biased().eval(), samples, mct.QuantizationConfig.from_bits(bits))
+    parity = export(model, tmp_path / "model.onnx", verify=samples, quiet=True).parity
+    assert parity.passed
+    assert parity.default_session_argmax_agreement == 1.0
+    # Float sums of 144 terms of size 1 in another order.
+    assert parity.default_session_max_output_difference < 1e-5
+    layers = [node for node in onnx.load(tmp_path / "model.onnx").graph.node if node.op_type in LAYERS]
+    assert len(layers) == 4
+    assert all(len(node.input) == 2 for node in layers)
+
+
+def test_at_eight_bits_layers_keep_their_bias_for_integer_kernels(tmp_path):
+    model = mct.quantize(Biased().eval(), torch.randn(32, 1, 8, 8))
+    export(model, tmp_path / "model.onnx", example=torch.randn(2, 1, 8, 8), quiet=True)
+    layers = [node for node in onnx.load(tmp_path / "model.onnx").graph.node if node.op_type in LAYERS]
+    assert [len(node.input) for node in layers] == [3, 3, 3, 3]
+
+
+LAYERS = ("Conv", "ConvTranspose", "Gemm")

@@ -132,6 +132,7 @@ def run_model(model: nn.Module, batch: Batch) -> Any:
 
 def _trace(model: nn.Module) -> tuple[fx.GraphModule, list[str]]:
     """The graph of a model in evaluation mode, with functional dropout as modules, and notes on it."""
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     traced = fx.GraphModule(model, fx.Tracer().trace(model), type(model).__name__)
     try:
         in_training = list(fx.Tracer().trace(model.train()).nodes)
@@ -147,7 +148,13 @@ def _trace(model: nn.Module) -> tuple[fx.GraphModule, list[str]]:
         if node.target in _DROPOUTS and twin is not None and twin.kwargs.get("training"):
             _dropout_to_module(traced, node)
     traced.recompile()
-    return traced, [] if same else ["what depends on the training flag, dropout apart, is fixed as in evaluation"]
+    notes = [] if same else ["what depends on the training flag, dropout apart, is fixed as in evaluation"]
+    for name, buffer in model.named_buffers():
+        if not _same_leaf(buffer, buffers[name]):
+            # Tracing has run the change itself, once.
+            buffer.copy_(buffers[name])
+            notes.append(f"the buffer {name}, which the model changes itself, keeps its value: a graph does not see it")
+    return traced, notes
 
 
 def _signature(node: fx.Node) -> tuple[Any, ...]:

@@ -20,8 +20,8 @@ from model_compression_toolkit.core.common.quantization_plan import Quantization
 from model_compression_toolkit.core.pytorch.capture import run_model
 from model_compression_toolkit.core.pytorch.data import Batch
 from model_compression_toolkit.exporter.common.inspect import plan_metadata
-from model_compression_toolkit.exporter.pytorch.frozen import float32_copy, frozen_plan, replace_quantizers
-from model_compression_toolkit.exporter.pytorch.onnx_graph import check_domains, rewrite_marks
+from model_compression_toolkit.exporter.pytorch.frozen import float32_copy, frozen_plan, params_of, replace_quantizers
+from model_compression_toolkit.exporter.pytorch.onnx_graph import check_domains, rewrite_marks, separate_biases
 from model_compression_toolkit.exporter.pytorch.onnx_marks import marked, translations
 
 __all__ = ["OPSET", "OnnxExport", "export_onnx"]
@@ -122,6 +122,8 @@ def _torch_export(model: nn.Module, example: Batch, names: list[str], shapes: An
 def _finished(model: ir.Model, plan: QuantizationPlan) -> onnx.ModelProto:
     _name_outputs(model.graph)
     rewrite_marks(model.graph, plan)
+    if any(params_of(tensor).num_bits < 8 for tensor in plan.quantized()):
+        separate_biases(model.graph)
     RemoveUnusedNodesPass()(model)  # the float weights, too
     RemoveUnusedOpsetsPass()(model)
     check_domains(model)

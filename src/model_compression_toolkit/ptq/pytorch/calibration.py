@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs a captured model on real batches and sets the parameters of its plan."""
 
+import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -106,7 +107,11 @@ def _observe(name: str, statistics: dict[str, TensorStatistics], value: Tensor, 
         statistics[name].update(float(minimum), float(maximum), histogram)
     except ValueError as error:
         # Raised after the run: torch.fx would add lines of its own to the text.
-        problems.append(f"Calibration met NaN or infinite values in {name}. {error}")
+        layer = re.escape(name.rpartition(".")[0])
+        problems.append(
+            f"Calibration met NaN or infinite values in {name}. {error}. Where they belong there, as in an attention "
+            f"mask, leave the tensor in float: Rule(name={layer!r}, quantize=False)"
+        )
 
 
 def _raise_first(problems: list[str]) -> None:
