@@ -262,7 +262,7 @@ def test_rules_and_filters_reach_layers_and_operations_by_name_and_type():
     seen = {}
     config = mct.QuantizationConfig(filter=lambda layer, kind: seen.setdefault(layer, kind) not in ("add", "Conv2d"))
     mct.quantize(model, [inputs], config)
-    assert (seen["add"], seen["conv1"], seen["relu1"], seen["x"]) == ("add", "Conv2d", "ReLU", "placeholder")
+    assert (seen["add"], seen["conv1"], seen["relu1"], seen["x"]) == ("add", "Conv2d", "ReLU", "input")
 
 
 def test_a_model_with_nothing_to_quantize_is_refused_with_the_reasons():

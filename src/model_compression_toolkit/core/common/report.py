@@ -11,15 +11,17 @@ from model_compression_toolkit.core.common.quantization_plan import Quantization
 
 
 def plan_table(plan: QuantizationPlan, show_all: bool = False) -> Table:
-    """One row for each quantized tensor, in the order of execution.
+    """One row for each quantized tensor, in the order of execution; `×C` are C scales, one for each channel.
 
     Args:
         plan: the plan.
         show_all: list the tensors in float too, with their reasons.
     """
     table = Table(title="Quantization plan")
-    for header in ("layer", "tensor", "type", "bits", "grid", "scales", "scale", "zero point", "bytes"):
-        table.add_column(header, justify="left" if header in ("layer", "tensor", "type", "grid") else "right")
+    table.add_column("tensor", overflow="fold")
+    for header in ("type", "bits", "grid", "scale", "zero", "bytes"):
+        is_text = header in ("type", "grid", "scale")
+        table.add_column(header, justify="left" if is_text else "right", overflow="fold")
     for tensor in plan.tensors if show_all else plan.quantized():
         table.add_row(*_cells(tensor))
     return table
@@ -37,16 +39,19 @@ def plan_totals(plan: QuantizationPlan) -> dict[str, Any]:
 
 
 def _cells(tensor: TensorPlan) -> list[str]:
-    name = [tensor.site.layer, tensor.site.tensor, tensor.site.type]
     size = f"{tensor.num_bytes:,}" if tensor.is_weight else ""
     config, params = tensor.config, tensor.params
     if config is None:
-        return [*name, "float", tensor.reason, "", "", "", size]
-    grid = f"{config.method.name.lower()}, {config.granularity.value}"
+        return [tensor.name, tensor.site.type, "float", tensor.reason, "", "", size]
+    grid = config.method.name.lower().replace("_", " ")
     if params is None:
-        return [*name, str(config.num_bits), grid, "", "not calibrated", "", size]
-    count = len(params.scale)
-    scale = f"{params.scale[0]:.3g}" if count == 1 else f"{params.scale.min():.3g} … {params.scale.max():.3g}"
-    low, high = int(params.zero_point.min()), int(params.zero_point.max())
-    zero_point = str(low) if low == high else f"{low} … {high}"
-    return [*name, str(config.num_bits), grid, str(count), scale, zero_point, size]
+        return [tensor.name, tensor.site.type, str(config.num_bits), grid, "not calibrated", "", size]
+    if params.axis is not None:
+        grid += f" ×{len(params.scale)}"
+    scale = _span(f"{params.scale.min():.2g}", f"{params.scale.max():.2g}")
+    zero_point = _span(str(params.zero_point.min()), str(params.zero_point.max()))
+    return [tensor.name, tensor.site.type, str(config.num_bits), grid, scale, zero_point, size]
+
+
+def _span(low: str, high: str) -> str:
+    return low if low == high else f"{low}…{high}"

@@ -88,6 +88,8 @@ _METHODS: dict[Kind, tuple[str, ...]] = {
     ),
 }  # fmt: skip
 
+_OTHER_NODES = {"placeholder": "input", "get_attr": "parameter"}
+
 
 def weight_axis(module: nn.Module) -> int | None:
     """Axis of the output channels of the module's weight; None when its weight cannot be quantized."""
@@ -120,6 +122,6 @@ def type_of_node(node: fx.Node, root: nn.Module) -> str:
     """Name of a layer's class or of an operation, for filters and reports."""
     if node.op == "call_module":
         return type(root.get_submodule(str(node.target))).__name__
-    if node.op in ("placeholder", "get_attr"):
-        return node.op
+    if node.op in _OTHER_NODES:
+        return _OTHER_NODES[node.op]
     return str(getattr(node.target, "__name__", node.target))
