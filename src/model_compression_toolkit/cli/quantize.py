@@ -45,7 +45,11 @@ def quantize(
     console.print(plan_table(plan))
     exported = export(quantized, targets["model.onnx"], verify=inputs, quiet=as_json)
     export(quantized, targets["model.safetensors"], quiet=True)
+    accuracy = None
+    if labels is not None:
+        accuracy = {"float": _accuracy(network, inputs, labels), "quantized": _accuracy(quantized, inputs, labels)}
     report = {
+        "accuracy": accuracy,
         "files": [str(target) for target in targets.values()],
         **plan_totals(plan),
         "notes": [*plan.notes, *exported.notes],
@@ -56,11 +60,24 @@ def quantize(
     write_atomically(targets["report.json"], lambda file: file.write(text.encode()))
     if as_json:
         typer.echo(text)
+    if accuracy is not None:
+        console.print(f"on this data: float {accuracy['float']:.2f} %, quantized {accuracy['quantized']:.2f} %")
     for note in [*plan.notes, *exported.notes]:
         console.print(f"note: {note}", markup=False)
     console.print(f"wrote {', '.join(str(target) for target in targets.values())}")
     if exported.parity is not None and not exported.parity.passed:
         raise typer.Exit(1)
+
+
+def _accuracy(network: Any, inputs: Any, labels: Any) -> float:
+    """Share of correct classes in percent, on the data that was given."""
+    import torch
+
+    from model_compression_toolkit.core.pytorch.data import batches_of
+
+    with torch.no_grad():
+        classes = torch.cat([network(*batch).argmax(dim=1) for batch in batches_of(inputs)])
+    return 100.0 * float((classes == torch.tensor(labels)).double().mean())
 
 
 def _quantized(network: Any, inputs: Any, labels: Any, settings: Any, qat_epochs: int, seed: int) -> Any:

@@ -99,6 +99,10 @@ def test_quantize_with_training_uses_weights_config_and_labels(workspace, monkey
         ("0.weight", "3.weight", "6.weight"), 2
     )
     assert set(bits.values()) == {2, 3}
+    with np.load("data.npz") as data, torch.no_grad():
+        correct = network.eval()(torch.tensor(data["x"])).argmax(1).numpy() == data["y"]
+    assert report["accuracy"]["float"] == pytest.approx(100 * correct.mean())
+    assert 0 <= report["accuracy"]["quantized"] <= 100
     assert report["parity"]["passed"]
 
 
