@@ -104,10 +104,14 @@ def test_a_wrong_zero_point_is_found_and_named(exported, tmp_path):
 def bias_of(graph, layer):
     """The bias of the operator that takes the dequantized weight of `layer`."""
     reads = {f"{layer}.weight/dequantized"}
+    constants = {tensor.name for tensor in graph.initializer}
     for node in graph.node:
         if reads & set(node.input):
-            if len(node.input) == 3:
-                return node.input[2]
+            # An input of the operator, or below 8 bits an addition of its own behind it.
+            candidates = node.input[2:] if node.op_type != "Add" else set(node.input) & constants
+            if candidates:
+                (bias,) = candidates
+                return bias
             reads |= set(node.output)
     raise LookupError(layer)
 
