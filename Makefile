@@ -14,12 +14,9 @@ test: $(VENV)/.installed lint
 test-slow: $(VENV)/.installed
 	$(BIN)/pytest -n auto -m slow
 
+# The checks stand once, in .pre-commit-config.yaml; a commit hook and CI run the same.
 lint: $(VENV)/.installed
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
-	$(BIN)/lint-imports
-	$(BIN)/codespell src tests docs examples benchmarks README.md CONTRIBUTING.md CHANGELOG.md
+	$(BIN)/pre-commit run --all-files --show-diff-on-failure
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -3,6 +3,8 @@
 """The README's example runs as printed."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 README = Path(__file__).parents[1] / "README.md"
@@ -15,6 +17,31 @@ def test_example_exports_a_verified_file(tmp_path, monkeypatch):
     exec(compile(example, str(README), "exec"), names)
     assert names["report"].parity.passed
     assert (tmp_path / "model.onnx").stat().st_size == names["report"].file_size
+
+
+def test_contributing_example_is_a_method_that_trains():
+    contributing = README.with_name("CONTRIBUTING.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```python\n(.*?)```", contributing, flags=re.DOTALL)
+    code = (
+        example
+        + """
+import torch
+import model_compression_toolkit as mct
+
+torch.manual_seed(0)
+model = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.ReLU(), torch.nn.Linear(16, 4))
+config = mct.QuantizationConfig(
+    weights=mct.TensorConfig(num_bits=3), activations=mct.TensorConfig(num_bits=3), first_last_bits=None
+)
+prepared = mct.prepare_qat(model, torch.randn(64, 8), config, mct.QATConfig("CLIPPING", "CLIPPING"))
+losses = mct.fine_tune(prepared, model, torch.randn(256, 8), settings=mct.FineTuning(epochs=10))
+assert losses[-1] < 0.7 * losses[0], losses
+x = torch.randn(32, 8)
+assert torch.equal(mct.finalize(prepared)(x), prepared.eval()(x))
+"""
+    )
+    # In a process of its own: the method would stay registered in this one.
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
 
 
 def test_readme_is_short():
