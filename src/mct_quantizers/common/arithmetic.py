@@ -10,8 +10,9 @@ float16 and bfloat16 tensors are computed in float32 and returned in their own d
 
 from collections.abc import Sequence
 
+from mct_quantizers.common.lookup_table import LookupTable
 from mct_quantizers.common.ops import Ops, Tensor
-from mct_quantizers.common.quant_params import QuantParams
+from mct_quantizers.common.quant_params import QuantParams, integer_range
 from mct_quantizers.common.validation import check_channels
 
 
@@ -100,6 +101,34 @@ def fake_quantize_learned(
     to_scale = slope * scale_gradient(scale, gradient_factor, ops)
     straight_through = to_x + to_scale
     return value + (straight_through - ops.stop_gradient(straight_through))
+
+
+def lut_quantize(x: Tensor, table: LookupTable, ops: Ops) -> Tensor:
+    """Values of `x` on the levels of a table: shape and dtype of `x`, NaN kept.
+
+    Raises:
+        TypeError: `x` is not floating point.
+        ValueError: the channels of `x` do not match `table`.
+    """
+    values = ops.to_compute_dtype(x)
+    check_channels(ops.shape(values), table.axis, table.threshold.size)
+    levels, boundaries = table.assignment()
+    threshold = ops.constant(table.threshold, values)
+    bound = (ops.constant(array, values) for array in (levels, boundaries))
+    return ops.cast_like(lut_quantize_tensor(values, threshold, *bound, table=table, ops=ops), x)
+
+
+def lut_quantize_tensor(
+    x: Tensor, threshold: Tensor, levels: Tensor, boundaries: Tensor, *, table: LookupTable, ops: Ops
+) -> Tensor:
+    """`lut_quantize` of a tensor in compute dtype, with the threshold and `table.assignment()` as tensors.
+
+    A binary search needs no axis of the length of the table: memory for three tensors of the size of `x`.
+    """
+    threshold = ops.reshape(threshold, broadcast_shape(len(ops.shape(x)), table.axis))
+    low, high = integer_range(table.lut_values_bitwidth, table.signed)
+    x = ops.clip(ops.divide(x, threshold + table.eps) * table.level_scale, low, high)
+    return ops.take(levels, ops.search_sorted(boundaries, x)) * threshold
 
 
 def round_ste(x: Tensor, ops: Ops) -> Tensor:

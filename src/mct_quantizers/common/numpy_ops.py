@@ -87,6 +87,16 @@ def frexp(x: Array) -> tuple[Array, Array]:
     return np.frexp(x)
 
 
+def search_sorted(boundaries: Array, x: Array) -> Array:
+    """See `Ops.search_sorted`."""
+    return np.searchsorted(boundaries, x, side="right")
+
+
+def take(values: Array, indices: Array) -> Array:
+    """See `Ops.take`."""
+    return np.take(values, indices)
+
+
 def stop_gradient(x: Array) -> Array:
     """See `Ops.stop_gradient`."""
     return x

@@ -59,6 +59,12 @@ class Ops(Protocol):
     def frexp(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mantissa in [0.5, 1) and exponent of two."""
 
+    def search_sorted(self, boundaries: Tensor, x: Tensor) -> Tensor:
+        """Number of `boundaries`, rising, shape (K,), that are at most each element of `x`: int32 or int64."""
+
+    def take(self, values: Tensor, indices: Tensor) -> Tensor:
+        """Elements of `values`, shape (K,), at `indices`."""
+
     def stop_gradient(self, x: Tensor) -> Tensor:
         """`x` as a constant for differentiation."""
 

@@ -83,6 +83,16 @@ def frexp(x: Tensor) -> tuple[Tensor, Tensor]:
     return mantissa, exponent
 
 
+def search_sorted(boundaries: Tensor, x: Tensor) -> Tensor:
+    """See `Ops.search_sorted`."""
+    return torch.searchsorted(boundaries, x, right=True, out_int32=True)
+
+
+def take(values: Tensor, indices: Tensor) -> Tensor:
+    """See `Ops.take`."""
+    return values[indices]
+
+
 def stop_gradient(x: Tensor) -> Tensor:
     """See `Ops.stop_gradient`."""
     return x.detach()

@@ -1,26 +1,15 @@
 # SPDX-FileCopyrightText: The quantizers-infrastructure authors
 # SPDX-License-Identifier: Apache-2.0
-"""What all quantizers on an integer grid share: marks, parameters, configuration."""
+"""What all quantizers on an integer grid share."""
 
-import copy
-from typing import Any, ClassVar, Self
+from typing import Any
 
-import numpy as np
-
-from mct_quantizers.common.base_inferable_quantizer import BaseInferableQuantizer
 from mct_quantizers.common.quant_params import QuantParams
+from mct_quantizers.common.quantizers.configurable import ConfigurableQuantizer
 
 
-def _plain(value: Any) -> Any:
-    if value is None or isinstance(value, (bool, int, float)):
-        return value
-    if hasattr(value, "detach"):
-        value = value.detach()
-    return np.asarray(value).tolist()
-
-
-class GridQuantizer(BaseInferableQuantizer):
-    """A quantizer whose state is `QuantParams`. A wing supplies `_bind_params` and `params`.
+class GridQuantizer(ConfigurableQuantizer):
+    """A quantizer whose parameters are `QuantParams`.
 
     Attributes:
         num_bits: width of the integer.
@@ -33,80 +22,8 @@ class GridQuantizer(BaseInferableQuantizer):
     signed: bool
     quant_min: int
     quant_max: int
-    _range_arguments: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, params: QuantParams, **arguments: Any) -> None:
-        super().__init__()
+        super().__init__(params, **arguments)
         self.num_bits, self.signed = params.num_bits, params.signed
         self.quant_min, self.quant_max = params.quant_min, params.quant_max
-        # A copy of plain numbers and lists: what the caller does to his list later is not ours.
-        self._arguments = {name: _plain(value) for name, value in arguments.items()}
-        self._initial_params = params
-        self._bind_params(params)
-
-    def _bind_params(self, params: QuantParams) -> None:
-        """Keep `params` as tensors of the framework."""
-        raise NotImplementedError
-
-    @property
-    def params(self) -> QuantParams:
-        """The parameters as the tensors hold them now."""
-        raise NotImplementedError
-
-    def get_config(self) -> dict[str, Any]:
-        """Constructor arguments: `type(q)(**q.get_config())` quantizes as `q` does."""
-        config = copy.deepcopy(self._arguments)
-        params = self.params
-        if params != self._initial_params:
-            # Loaded state has replaced what the constructor was given.
-            config.update({name: getattr(params, name).tolist() for name in self._range_arguments})
-        return config
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Self:
-        """The quantizer whose `get_config` was `config`."""
-        return cls(**config)
-
-    @classmethod
-    def from_params(cls, params: QuantParams) -> Self:
-        """The quantizer on the grid of `params`.
-
-        Raises:
-            ValueError: this class cannot represent that grid.
-        """
-        quantizer = cls(**cls._arguments_from(params))
-        if quantizer.params != params:
-            raise ValueError(f"{cls.__name__} cannot represent {params}.")
-        return quantizer
-
-    @classmethod
-    def _arguments_from(cls, params: QuantParams) -> dict[str, Any]:
-        return {
-            "num_bits": params.num_bits,
-            **{name: np.asarray(getattr(params, name)).tolist() for name in cls._range_arguments},
-        }
-
-
-class WeightsGridQuantizer(GridQuantizer):
-    """Adds the axis of the channels, which only weights have.
-
-    Attributes:
-        per_channel: whether each channel has parameters of its own.
-        channel_axis: axis of the channels as given; None per tensor.
-    """
-
-    @property
-    def per_channel(self) -> bool:
-        """Whether each channel has parameters of its own."""
-        return bool(self._arguments["per_channel"])
-
-    @property
-    def channel_axis(self) -> int | None:
-        """Axis of the channels as given; None per tensor."""
-        axis: int | None = self._arguments["channel_axis"]
-        return axis
-
-    @classmethod
-    def _arguments_from(cls, params: QuantParams) -> dict[str, Any]:
-        arguments = super()._arguments_from(params)
-        return {**arguments, "per_channel": params.axis is not None, "channel_axis": params.axis}

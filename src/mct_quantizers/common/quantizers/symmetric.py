@@ -6,27 +6,29 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from mct_quantizers.common.quant_params import FloatArray, QuantParams, from_threshold
-from mct_quantizers.common.quantizers.grid import GridQuantizer, WeightsGridQuantizer
+from mct_quantizers.common.quantizers.configurable import WeightsQuantizer
+from mct_quantizers.common.quantizers.grid import GridQuantizer
 from mct_quantizers.common.validation import checked_axis
 
 
 class SymmetricGridQuantizer(GridQuantizer):
     """A quantizer whose grid is given by a threshold."""
 
-    _range_arguments: ClassVar[tuple[str, ...]] = ("threshold",)
+    _params_arguments: ClassVar[tuple[str, ...]] = ("threshold",)
     _power_of_two: ClassVar[bool] = False
 
     @property
     def threshold(self) -> FloatArray:
         """`scale · 2**(num_bits - signed)`, float64, shape (1,) or (C,)."""
-        return self.params.threshold
+        threshold: FloatArray = self.params.threshold
+        return threshold
 
     @classmethod
     def _arguments_from(cls, params: QuantParams) -> dict[str, Any]:
         return {**super()._arguments_from(params), "signed": params.signed}
 
 
-class WeightsSymmetric(SymmetricGridQuantizer, WeightsGridQuantizer):
+class WeightsSymmetric(SymmetricGridQuantizer, WeightsQuantizer):
     """Weights on the grid `scale · {quant_min … quant_max}`, `scale = threshold / 2**(num_bits - signed)`.
 
     Args:

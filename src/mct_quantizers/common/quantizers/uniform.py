@@ -6,27 +6,30 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from mct_quantizers.common.quant_params import FloatArray, from_range
-from mct_quantizers.common.quantizers.grid import GridQuantizer, WeightsGridQuantizer
+from mct_quantizers.common.quantizers.configurable import WeightsQuantizer
+from mct_quantizers.common.quantizers.grid import GridQuantizer
 from mct_quantizers.common.validation import checked_axis
 
 
 class UniformGridQuantizer(GridQuantizer):
     """A quantizer whose grid is given by a range."""
 
-    _range_arguments: ClassVar[tuple[str, ...]] = ("min_range", "max_range")
+    _params_arguments: ClassVar[tuple[str, ...]] = ("min_range", "max_range")
 
     @property
     def min_range(self) -> FloatArray:
         """Smallest value of the repaired range, float64, shape (1,) or (C,)."""
-        return self.params.min_range
+        min_range: FloatArray = self.params.min_range
+        return min_range
 
     @property
     def max_range(self) -> FloatArray:
         """Largest value of the repaired range, float64, shape (1,) or (C,)."""
-        return self.params.max_range
+        max_range: FloatArray = self.params.max_range
+        return max_range
 
 
-class WeightsUniform(UniformGridQuantizer, WeightsGridQuantizer):
+class WeightsUniform(UniformGridQuantizer, WeightsQuantizer):
     """Weights on `2**num_bits` points over a range, repaired to contain zero exactly.
 
     Args:

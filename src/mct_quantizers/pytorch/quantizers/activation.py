@@ -4,9 +4,10 @@
 
 from mct_quantizers.common.base_inferable_quantizer import mark_quantizer
 from mct_quantizers.common.quant_info import QuantizationMethod, QuantizationTarget, QuantizerID
+from mct_quantizers.common.quantizers.lut import ActivationLutPOT
 from mct_quantizers.common.quantizers.symmetric import ActivationPOT, ActivationSymmetric
 from mct_quantizers.common.quantizers.uniform import ActivationUniform
-from mct_quantizers.pytorch.quantizers.base import PytorchGridQuantizer
+from mct_quantizers.pytorch.quantizers.base import PytorchGridQuantizer, PytorchTableQuantizer
 
 
 @mark_quantizer(QuantizationTarget.Activation, [QuantizationMethod.POWER_OF_TWO], QuantizerID.INFERABLE)
@@ -22,3 +23,8 @@ class ActivationSymmetricInferableQuantizer(ActivationSymmetric, PytorchGridQuan
 @mark_quantizer(QuantizationTarget.Activation, [QuantizationMethod.UNIFORM], QuantizerID.INFERABLE)
 class ActivationUniformInferableQuantizer(ActivationUniform, PytorchGridQuantizer):
     """Uniform activation quantizer; see `ActivationUniform`."""
+
+
+@mark_quantizer(QuantizationTarget.Activation, [QuantizationMethod.LUT_POT_QUANTIZER], QuantizerID.INFERABLE)
+class ActivationLutPOTInferableQuantizer(ActivationLutPOT, PytorchTableQuantizer):
+    """Lookup-table activation quantizer with a power-of-two threshold; see `ActivationLutPOT`."""

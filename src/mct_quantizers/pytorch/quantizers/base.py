@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the PyTorch quantizers share: modules whose buffers hold the parameters."""
 
+import dataclasses
 from collections.abc import Callable
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -11,8 +12,10 @@ from torch import Tensor, nn
 
 from mct_quantizers.common import arithmetic
 from mct_quantizers.common.base_inferable_quantizer import BaseInferableQuantizer
+from mct_quantizers.common.lookup_table import LookupTable
 from mct_quantizers.common.quant_params import QuantParams
 from mct_quantizers.common.quantizers.grid import GridQuantizer
+from mct_quantizers.common.quantizers.lut import TableQuantizer
 from mct_quantizers.common.validation import check_channels
 from mct_quantizers.pytorch import kernels
 from mct_quantizers.pytorch import ops as torch_ops
@@ -48,7 +51,7 @@ class PytorchGridQuantizer(GridQuantizer, BasePyTorchInferableQuantizer):
     def _bind_params(self, params: QuantParams) -> None:
         self.axis = params.axis
         # A grid without zero point needs no addition at every call; symmetric grids never have one.
-        self._has_zero_point = "threshold" not in self._range_arguments
+        self._has_zero_point = "threshold" not in self._params_arguments
         self.register_buffer("scale", torch.tensor(params.scale, dtype=torch.float32))
         self.register_buffer("zero_point", torch.tensor(params.zero_point, dtype=torch.int32))
 
@@ -95,6 +98,64 @@ class PytorchGridQuantizer(GridQuantizer, BasePyTorchInferableQuantizer):
     def extra_repr(self) -> str:
         """What `print` shows."""
         return ", ".join(f"{name}={value}" for name, value in self.get_config().items())
+
+
+class PytorchTableQuantizer(TableQuantizer, BasePyTorchInferableQuantizer):
+    """Binds a lookup-table quantizer to torch tensors.
+
+    State: buffers `lut_values`, shape (K,), and `threshold`, shape (1,) or (C,), float32. What the binary search needs
+    is derived from them and not saved.
+    """
+
+    lut_values: Tensor
+    threshold: Tensor
+    levels: Tensor
+    boundaries: Tensor
+
+    def _bind_params(self, params: LookupTable) -> None:
+        self._table = params
+        self.register_buffer("lut_values", torch.tensor(params.lut_values, dtype=torch.float32))
+        self.register_buffer("threshold", torch.tensor(params.threshold, dtype=torch.float32))
+        for name, array in zip(("levels", "boundaries"), params.assignment(), strict=True):
+            self.register_buffer(name, torch.tensor(array), persistent=False)
+
+    @property
+    def params(self) -> LookupTable:
+        """The parameters as the buffers hold them now."""
+        values, threshold = (
+            buffer.detach().cpu().numpy().astype(np.float64) for buffer in (self.lut_values, self.threshold)
+        )
+        return dataclasses.replace(self._table, lut_values=values, threshold=threshold)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Quantized values of `inputs`: same shape and dtype, no gradient.
+
+        Args:
+            inputs: floating point; float16 and bfloat16 are computed in float32. Never changed.
+
+        Raises:
+            TypeError: `inputs` is not floating point.
+            ValueError: per channel, `inputs` has another number of channels along the axis.
+        """
+        return _lut_quantize(inputs, self.threshold, self.levels, self.boundaries, self._table)
+
+    def extra_repr(self) -> str:
+        """What `print` shows."""
+        return ", ".join(f"{name}={value}" for name, value in self.get_config().items())
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        for buffer, array in zip((self.levels, self.boundaries), self.params.assignment(), strict=True):
+            buffer.copy_(torch.tensor(array))
+
+
+@torch.fx.wrap
+def _lut_quantize(inputs: Tensor, threshold: Tensor, levels: Tensor, boundaries: Tensor, table: LookupTable) -> Tensor:
+    """One node of a symbolic trace: the checks need a tensor, not its stand-in."""
+    check_channels(inputs.shape, table.axis, threshold.numel())
+    values = torch_ops.to_compute_dtype(inputs.detach())
+    result: Tensor = arithmetic.lut_quantize_tensor(values, threshold, levels, boundaries, table=table, ops=torch_ops)
+    return result.to(inputs.dtype)
 
 
 @torch.fx.wrap

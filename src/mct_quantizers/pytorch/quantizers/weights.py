@@ -4,9 +4,10 @@
 
 from mct_quantizers.common.base_inferable_quantizer import mark_quantizer
 from mct_quantizers.common.quant_info import QuantizationMethod, QuantizationTarget, QuantizerID
+from mct_quantizers.common.quantizers.lut import WeightsLUTPOT, WeightsLUTSymmetric
 from mct_quantizers.common.quantizers.symmetric import WeightsPOT, WeightsSymmetric
 from mct_quantizers.common.quantizers.uniform import WeightsUniform
-from mct_quantizers.pytorch.quantizers.base import PytorchGridQuantizer
+from mct_quantizers.pytorch.quantizers.base import PytorchGridQuantizer, PytorchTableQuantizer
 
 
 @mark_quantizer(QuantizationTarget.Weights, [QuantizationMethod.POWER_OF_TWO], QuantizerID.INFERABLE)
@@ -22,3 +23,13 @@ class WeightsSymmetricInferableQuantizer(WeightsSymmetric, PytorchGridQuantizer)
 @mark_quantizer(QuantizationTarget.Weights, [QuantizationMethod.UNIFORM], QuantizerID.INFERABLE)
 class WeightsUniformInferableQuantizer(WeightsUniform, PytorchGridQuantizer):
     """Uniform weight quantizer; see `WeightsUniform`."""
+
+
+@mark_quantizer(QuantizationTarget.Weights, [QuantizationMethod.LUT_SYM_QUANTIZER], QuantizerID.INFERABLE)
+class WeightsLUTSymmetricInferableQuantizer(WeightsLUTSymmetric, PytorchTableQuantizer):
+    """Lookup-table weight quantizer; see `WeightsLUTSymmetric`."""
+
+
+@mark_quantizer(QuantizationTarget.Weights, [QuantizationMethod.LUT_POT_QUANTIZER], QuantizerID.INFERABLE)
+class WeightsLUTPOTInferableQuantizer(WeightsLUTPOT, PytorchTableQuantizer):
+    """Lookup-table weight quantizer with power-of-two thresholds; see `WeightsLUTPOT`."""
