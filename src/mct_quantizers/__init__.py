@@ -12,12 +12,18 @@ from mct_quantizers.common.quant_info import QuantizationMethod, QuantizationTar
 
 if TYPE_CHECKING:
     from mct_quantizers.pytorch import quantizers as pytorch_quantizers
-    from mct_quantizers.pytorch.activation_quantization_holder import PytorchActivationQuantizationHolder
+    from mct_quantizers.pytorch.activation_quantization_holder import (
+        PytorchActivationQuantizationHolder,
+        PytorchFLNActivationQuantizationHolder,
+        PytorchPreservingActivationQuantizationHolder,
+    )
     from mct_quantizers.pytorch.quantize_wrapper import PytorchQuantizationWrapper
 
 __all__ = [
     "BaseInferableQuantizer",
     "PytorchActivationQuantizationHolder",
+    "PytorchFLNActivationQuantizationHolder",
+    "PytorchPreservingActivationQuantizationHolder",
     "PytorchQuantizationWrapper",
     "QuantizationMethod",
     "QuantizationTarget",
@@ -27,8 +33,11 @@ __all__ = [
     "pytorch_quantizers",
 ]
 
+_HOLDERS = "mct_quantizers.pytorch.activation_quantization_holder"
 _LAZY = {
-    "PytorchActivationQuantizationHolder": "mct_quantizers.pytorch.activation_quantization_holder",
+    "PytorchActivationQuantizationHolder": _HOLDERS,
+    "PytorchFLNActivationQuantizationHolder": _HOLDERS,
+    "PytorchPreservingActivationQuantizationHolder": _HOLDERS,
     "PytorchQuantizationWrapper": "mct_quantizers.pytorch.quantize_wrapper",
     "pytorch_quantizers": "mct_quantizers.pytorch.quantizers:",
 }

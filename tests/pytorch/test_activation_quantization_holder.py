@@ -9,7 +9,12 @@ import torch
 from torch import nn
 from torch_samples import Doubling, FlaggedModule, FlaggedQuantizer, FreezesToPlainObject, StepQuantizer
 
-from mct_quantizers import PytorchActivationQuantizationHolder
+from mct_quantizers import (
+    PytorchActivationQuantizationHolder,
+    PytorchFLNActivationQuantizationHolder,
+    PytorchPreservingActivationQuantizationHolder,
+    pytorch_quantizers,
+)
 from mct_quantizers.pytorch.quantizers import (
     ActivationPOTInferableQuantizer,
     ActivationSymmetricInferableQuantizer,
@@ -185,3 +190,29 @@ def test_wrong_quantizer_is_refused(quantizer):
 def test_unknown_argument_is_refused():
     with pytest.raises(TypeError, match="name"):
         PytorchActivationQuantizationHolder(QUANTIZERS["pot"](), name="out")
+
+
+BYPASSABLE = [PytorchFLNActivationQuantizationHolder, PytorchPreservingActivationQuantizationHolder]
+
+
+@pytest.mark.parametrize("holder_class", BYPASSABLE)
+def test_a_bypassed_holder_returns_its_input_itself(holder_class):
+    quantizer = pytorch_quantizers.ActivationSymmetricInferableQuantizer(2, [1.0], True)
+    x = torch.tensor([-3.0, 0.3, 0.9])
+    assert holder_class(quantizer, quantization_bypass=True)(x) is x
+    # Two bits and a threshold of one: steps of a half, from -1 to 0.5.
+    assert holder_class(quantizer)(x).tolist() == [-1.0, 0.5, 0.5]
+
+
+@pytest.mark.parametrize("holder_class", BYPASSABLE)
+def test_bypassable_holders_are_traced_copied_and_checked(holder_class):
+    quantizer = pytorch_quantizers.ActivationUniformInferableQuantizer(3, [-1.0], [1.0])
+    x = torch.randn(16)
+    for bypass in (False, True):
+        holder = holder_class(quantizer, bypass)
+        traced = torch.fx.symbolic_trace(holder)
+        for copied in (traced, copy.deepcopy(holder), pickle.loads(pickle.dumps(holder))):
+            assert torch.equal(copied(x), holder(x))
+    with pytest.raises(TypeError, match=r"`quantization_bypass` must be True or False. Received: .*=1"):
+        holder_class(quantizer, 1)
+    assert not issubclass(PytorchPreservingActivationQuantizationHolder, PytorchFLNActivationQuantizationHolder)

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from mct_quantizers.common.constants import ACTIVATION_HOLDER_QUANTIZER
+from mct_quantizers.common.validation import checked_bool
 from mct_quantizers.pytorch.quantizer_dispatch import inferable_of, is_quantizer, takes_training
 
 
@@ -49,3 +50,41 @@ class PytorchActivationQuantizationHolder(nn.Module):
         self.activation_holder_quantizer = quantizer
         self._takes_training = takes_training(quantizer)
         quantizer.initialize_quantization(None, f"{ACTIVATION_HOLDER_QUANTIZER}_out", self)
+
+
+class _BypassableHolder(PytorchActivationQuantizationHolder):
+    """A holder that can let its input through.
+
+    Args:
+        activation_holder_quantizer: an activation quantizer, inferable or trainable.
+        quantization_bypass: whether the input goes through unquantized.
+
+    Raises:
+        TypeError: the quantizer is no quantizer, or `quantization_bypass` is no bool.
+    """
+
+    def __init__(self, activation_holder_quantizer: Any, quantization_bypass: bool = False, **kwargs: Any) -> None:
+        super().__init__(activation_holder_quantizer, **kwargs)
+        self.quantization_bypass = checked_bool("quantization_bypass", quantization_bypass)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Quantized `inputs`, or `inputs` itself."""
+        return inputs if self.quantization_bypass else super().forward(inputs)
+
+
+class PytorchFLNActivationQuantizationHolder(_BypassableHolder):
+    """Holds the quantizer of a tensor inside a fused operation, where a runtime does not quantize it: can be bypassed.
+
+    Args:
+        activation_holder_quantizer: an activation quantizer, inferable or trainable.
+        quantization_bypass: whether the input goes through unquantized.
+    """
+
+
+class PytorchPreservingActivationQuantizationHolder(_BypassableHolder):
+    """Holds the quantizer of a tensor that keeps the grid of its input (pooling, reshaping): can be bypassed.
+
+    Args:
+        activation_holder_quantizer: an activation quantizer, inferable or trainable.
+        quantization_bypass: whether the input goes through unquantized.
+    """
