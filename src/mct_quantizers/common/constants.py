@@ -30,7 +30,10 @@ LAYER = "layer"
 TRAINING = "training"
 POSITIONAL_WEIGHT = "positional_weight"
 QUANTIZED_POSITIONAL_WEIGHT = "quantized_positional_weight"
+FRAMEWORK_VERSION = "framework_version"
+PYTHON_VERSION = "python_version"
 MCTQ_VERSION = "mctq_version"
+ONNX_VERSION = "onnx_version"
 
 EPS = 1e-8
 LUT_VALUES_BITWIDTH = 8
