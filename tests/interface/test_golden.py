@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The quantizers-infrastructure authors
 # SPDX-License-Identifier: Apache-2.0
-"""Outputs recorded from the original released package, for every case whose quantizer exists here."""
+"""Outputs recorded from the original released package."""
 
 import json
 from pathlib import Path
@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from mct_quantizers.common import arithmetic, numpy_ops
+from mct_quantizers.common.lookup_table import LookupTable
 from mct_quantizers.common.quant_params import QuantParams, from_range, from_threshold
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -26,6 +27,7 @@ TABLE_CASES = {
     "WeightsLUTPOTInferableQuantizer": 32,
     "ActivationLutPOTInferableQuantizer": 8,
 }
+ALL_CASES = {**GRID_CASES, **TABLE_CASES}
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +41,18 @@ def params_of(arguments: dict) -> QuantParams:
     if "min_range" in arguments:
         return from_range(arguments["min_range"], arguments["max_range"], arguments["num_bits"], axis=axis)
     return from_threshold(arguments["threshold"], arguments["num_bits"], arguments.get("signed", True), axis=axis)
+
+
+def table_of(arguments: dict) -> LookupTable:
+    names = ("lut_values", "threshold", "num_bits", "signed", "lut_values_bitwidth", "eps")
+    axis = arguments["channel_axis"] if arguments.get("per_channel") else None
+    return LookupTable(**{name: arguments[name] for name in names if name in arguments}, axis=axis)
+
+
+def numpy_formula(arguments: dict, x: np.ndarray) -> np.ndarray:
+    if "lut_values" in arguments:
+        return arithmetic.lut_quantize(x, table_of(arguments), numpy_ops)
+    return arithmetic.fake_quantize(x, params_of(arguments), numpy_ops)
 
 
 def check(name: str, arrays: dict, run) -> int:
@@ -61,24 +75,22 @@ def check(name: str, arrays: dict, run) -> int:
 
 def test_the_file_holds_what_the_tests_expect():
     names = [case["quantizer"] for case in CASES]
-    assert {name: names.count(name) for name in sorted(set(names))} == {**GRID_CASES, **TABLE_CASES}
+    assert {name: names.count(name) for name in sorted(set(names))} == ALL_CASES
     assert [case["case"] for case in CASES] == list(range(232))
     assert sum(GRID_CASES.values()) == 160
+    assert sum(TABLE_CASES.values()) == 72
 
 
-@pytest.mark.parametrize("name", GRID_CASES)
+@pytest.mark.parametrize("name", ALL_CASES)
 def test_numpy_formula_equals_the_recorded_outputs(name, arrays):
-    checked = check(name, arrays, lambda arguments, x: arithmetic.fake_quantize(x, params_of(arguments), numpy_ops))
-    assert checked == GRID_CASES[name]
+    assert check(name, arrays, numpy_formula) == ALL_CASES[name]
 
 
-@pytest.mark.parametrize("name", {**GRID_CASES, **TABLE_CASES})
+@pytest.mark.parametrize("name", ALL_CASES)
 def test_pytorch_class_equals_the_recorded_outputs(name, arrays):
     torch = pytest.importorskip("torch")
     from mct_quantizers import pytorch_quantizers
 
-    if name in TABLE_CASES and not hasattr(pytorch_quantizers, name):
-        pytest.skip(f"{name} does not exist yet")
     cls = getattr(pytorch_quantizers, name)
     checked = check(name, arrays, lambda arguments, x: cls(**arguments)(torch.from_numpy(x)).numpy())
-    assert checked == {**GRID_CASES, **TABLE_CASES}[name]
+    assert checked == ALL_CASES[name]

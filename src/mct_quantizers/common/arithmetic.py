@@ -10,9 +10,9 @@ float16 and bfloat16 tensors are computed in float32 and returned in their own d
 
 from collections.abc import Sequence
 
-from mct_quantizers.common.lookup_table import LookupTable
+from mct_quantizers.common.lookup_table import FineGrid, LookupTable
 from mct_quantizers.common.ops import Ops, Tensor
-from mct_quantizers.common.quant_params import QuantParams, integer_range
+from mct_quantizers.common.quant_params import QuantParams
 from mct_quantizers.common.validation import check_channels
 
 
@@ -112,22 +112,21 @@ def lut_quantize(x: Tensor, table: LookupTable, ops: Ops) -> Tensor:
     """
     values = ops.to_compute_dtype(x)
     check_channels(ops.shape(values), table.axis, table.threshold.size)
-    levels, boundaries = table.assignment()
+    levels, boundaries = (ops.constant(array, values) for array in table.assignment())
     threshold = ops.constant(table.threshold, values)
-    bound = (ops.constant(array, values) for array in (levels, boundaries))
-    return ops.cast_like(lut_quantize_tensor(values, threshold, *bound, table=table, ops=ops), x)
+    return ops.cast_like(lut_quantize_tensor(values, threshold, levels, boundaries, table.grid, ops), x)
 
 
 def lut_quantize_tensor(
-    x: Tensor, threshold: Tensor, levels: Tensor, boundaries: Tensor, *, table: LookupTable, ops: Ops
+    x: Tensor, threshold: Tensor, levels: Tensor, boundaries: Tensor, grid: FineGrid, ops: Ops
 ) -> Tensor:
     """`lut_quantize` of a tensor in compute dtype, with the threshold and `table.assignment()` as tensors.
 
     A binary search needs no axis of the length of the table: memory for three tensors of the size of `x`.
     """
-    threshold = ops.reshape(threshold, broadcast_shape(len(ops.shape(x)), table.axis))
-    low, high = integer_range(table.lut_values_bitwidth, table.signed)
-    x = ops.clip(ops.divide(x, threshold + table.eps) * table.level_scale, low, high)
+    threshold = ops.reshape(threshold, broadcast_shape(len(ops.shape(x)), grid.axis))
+    # Division by a power of two is exact, and does not warn of overflow as a product does.
+    x = ops.clip(ops.divide(ops.divide(x, threshold + grid.eps), 1.0 / grid.level_scale), grid.low, grid.high)
     return ops.take(levels, ops.search_sorted(boundaries, x)) * threshold
 
 

@@ -7,15 +7,33 @@ x̂ = nearest of lut_values to u, the first of equally near ones, / 2**(lut_valu
 """
 
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from mct_quantizers.common import validation
 from mct_quantizers.common.constants import EPS, LUT_VALUES_BITWIDTH
-from mct_quantizers.common.quant_params import integer_range
+from mct_quantizers.common.quant_params import integer_range, to_float32_precision
 from mct_quantizers.common.validation import FloatArray
+
+
+class FineGrid(NamedTuple):
+    """The numbers of a table that arithmetic needs besides its arrays.
+
+    Attributes:
+        axis: axis along which the threshold varies, None per tensor.
+        eps: keeps the division finite.
+        level_scale: integers in one threshold.
+        low: smallest integer.
+        high: largest integer.
+    """
+
+    axis: int | None
+    eps: float
+    level_scale: float
+    low: int
+    high: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -52,6 +70,10 @@ class LookupTable:
         values = validation.as_vector("lut_values", self.lut_values)
         threshold = validation.as_vector("threshold", self.threshold)
         validation.check_positive("threshold", threshold)
+        # As every engine holds it.
+        threshold = to_float32_precision("threshold", threshold)
+        # -0.0 becomes 0.0.
+        values = values + 0.0
         validation.check_length("threshold", threshold, self.axis)
         validation.check_axis(self.axis)
         eps = validation.as_vector("eps", self.eps)
@@ -63,7 +85,8 @@ class LookupTable:
                 f"Received: num_bits={num_bits}, lut_values_bitwidth={bitwidth}"
             )
         _check_levels(values, num_bits, bitwidth, signed)
-        checked = (values, threshold, num_bits, signed, bitwidth, float(eps[0]), self.axis)
+        axis = None if self.axis is None else int(self.axis)
+        checked = (values, threshold, num_bits, signed, bitwidth, float(eps[0]), axis)
         for item, value in zip(fields(self), checked, strict=True):
             if isinstance(value, np.ndarray):
                 value.setflags(write=False)
@@ -73,6 +96,11 @@ class LookupTable:
     def level_scale(self) -> float:
         """Integers in one threshold: `2**(lut_values_bitwidth - signed)`."""
         return float(2.0 ** (self.lut_values_bitwidth - self.signed))
+
+    @property
+    def grid(self) -> FineGrid:
+        """The finer integer grid of the levels."""
+        return FineGrid(self.axis, self.eps, self.level_scale, *integer_range(self.lut_values_bitwidth, self.signed))
 
     def assignment(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
         """What a binary search needs: the levels in rising order, and the smallest input that is assigned to each next.

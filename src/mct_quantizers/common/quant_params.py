@@ -26,6 +26,7 @@ __all__ = [
     "from_range",
     "from_threshold",
     "integer_range",
+    "to_float32_precision",
 ]
 
 IntArray = npt.NDArray[np.int32]
@@ -70,7 +71,7 @@ class QuantParams:
         scale = validation.as_vector("scale", self.scale)
         validation.check_positive("scale", scale)
         validation.check_length("scale", scale, self.axis)
-        scale = _to_float32_precision(scale)
+        scale = to_float32_precision("scale", scale)
         validation.check_axis(self.axis)
         zero_point = validation.as_vector("zero_point", self.zero_point)
         if not ((zero_point == np.round(zero_point)) & (np.abs(zero_point) < 2**31)).all():
@@ -212,7 +213,7 @@ def from_range(min_range: Any, max_range: Any, num_bits: Any, *, axis: int | Non
     for name, vector in (("min_range", low), ("max_range", high)):
         if (np.abs(vector) > np.finfo(np.float32).max).any():
             raise ValueError(f"`{name}` must be float32 numbers. Received: {vector.tolist()}")
-    _to_float32_precision((high - low) / (2**num_bits - 1))
+    to_float32_precision("scale", (high - low) / (2**num_bits - 1))
     low, high = adjust_range_to_include_zero(low, high, num_bits)
     scale = (high - low) / (2**num_bits - 1)
     zero_point = -np.round(low / scale)
@@ -236,11 +237,16 @@ def adjust_range_to_include_zero(
     return np.minimum(low, 0.0), np.maximum(high, 0.0)
 
 
-def _to_float32_precision(scale: FloatArray) -> FloatArray:
+def to_float32_precision(name: str, vector: FloatArray) -> FloatArray:
+    """`vector`, the argument `name`, rounded to float32 and kept as float64.
+
+    Raises:
+        ValueError: a number outside the normal numbers of float32.
+    """
     with np.errstate(over="ignore", under="ignore"):
-        single = scale.astype(np.float32)
+        single = vector.astype(np.float32)
     limits = np.finfo(np.float32)
-    # Subnormal scales are refused: hardware may flush them to zero.
+    # Subnormal numbers are refused: hardware may flush them to zero.
     if not (np.isfinite(single) & (single >= limits.tiny)).all():
-        raise ValueError(f"`scale` must be from {limits.tiny} to {limits.max} (float32). Received: {scale.tolist()}")
+        raise ValueError(f"`{name}` must be from {limits.tiny} to {limits.max} (float32). Received: {vector.tolist()}")
     return single.astype(np.float64)

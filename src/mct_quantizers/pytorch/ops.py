@@ -85,12 +85,12 @@ def frexp(x: Tensor) -> tuple[Tensor, Tensor]:
 
 def search_sorted(boundaries: Tensor, x: Tensor) -> Tensor:
     """See `Ops.search_sorted`."""
-    return torch.searchsorted(boundaries, x, right=True, out_int32=True)
+    return torch.searchsorted(boundaries, x.contiguous(), right=True, out_int32=True)
 
 
 def take(values: Tensor, indices: Tensor) -> Tensor:
     """See `Ops.take`."""
-    return values[indices]
+    return values.index_select(0, indices.reshape(-1)).view(indices.shape)
 
 
 def stop_gradient(x: Tensor) -> Tensor:

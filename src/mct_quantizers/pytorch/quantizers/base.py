@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from mct_quantizers.common import arithmetic
 from mct_quantizers.common.base_inferable_quantizer import BaseInferableQuantizer
-from mct_quantizers.common.lookup_table import LookupTable
+from mct_quantizers.common.lookup_table import FineGrid, LookupTable
 from mct_quantizers.common.quant_params import QuantParams
 from mct_quantizers.common.quantizers.grid import GridQuantizer
 from mct_quantizers.common.quantizers.lut import TableQuantizer
@@ -137,7 +137,7 @@ class PytorchTableQuantizer(TableQuantizer, BasePyTorchInferableQuantizer):
             TypeError: `inputs` is not floating point.
             ValueError: per channel, `inputs` has another number of channels along the axis.
         """
-        return _lut_quantize(inputs, self.threshold, self.levels, self.boundaries, self._table)
+        return _lut_quantize(inputs, self.threshold, self.levels, self.boundaries, self._table.grid)
 
     def extra_repr(self) -> str:
         """What `print` shows."""
@@ -145,16 +145,18 @@ class PytorchTableQuantizer(TableQuantizer, BasePyTorchInferableQuantizer):
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)
-        for buffer, array in zip((self.levels, self.boundaries), self.params.assignment(), strict=True):
-            buffer.copy_(torch.tensor(array))
+        for name, array in zip(("levels", "boundaries"), self.params.assignment(), strict=True):
+            setattr(self, name, torch.tensor(array, device=self.lut_values.device))
 
 
 @torch.fx.wrap
-def _lut_quantize(inputs: Tensor, threshold: Tensor, levels: Tensor, boundaries: Tensor, table: LookupTable) -> Tensor:
+def _lut_quantize(inputs: Tensor, threshold: Tensor, levels: Tensor, boundaries: Tensor, grid: FineGrid) -> Tensor:
     """One node of a symbolic trace: the checks need a tensor, not its stand-in."""
-    check_channels(inputs.shape, table.axis, threshold.numel())
+    check_channels(inputs.shape, grid.axis, threshold.numel())
     values = torch_ops.to_compute_dtype(inputs.detach())
-    result: Tensor = arithmetic.lut_quantize_tensor(values, threshold, levels, boundaries, table=table, ops=torch_ops)
+    # float64 is computed in float64; for all else this is no copy.
+    threshold, levels, boundaries = (tensor.to(values.dtype) for tensor in (threshold, levels, boundaries))
+    result: Tensor = arithmetic.lut_quantize_tensor(values, threshold, levels, boundaries, grid, torch_ops)
     return result.to(inputs.dtype)
 
 
