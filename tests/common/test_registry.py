@@ -68,3 +68,17 @@ def test_two_matches_raise_and_are_named():
 def test_all_subclasses_are_found_at_any_depth_without_the_class_itself():
     assert get_all_subclasses(Base) == {Symmetric, PowerOfTwo, Trainable, UnmarkedChild, Unmarked, Both}
     assert get_all_subclasses(Unmarked) == set()
+
+
+def test_a_class_that_is_defined_again_replaces_the_former():
+    class Notebook(BaseInferableQuantizer): ...
+
+    def cell():
+        @mark_quantizer(WEIGHTS, [QuantizationMethod.UNIFORM], QuantizerID.INFERABLE)
+        class Mine(Notebook): ...
+
+        return Mine
+
+    first, second = cell(), cell()
+    assert first is not second
+    assert get_inferable_quantizer_class(WEIGHTS, QuantizationMethod.UNIFORM, Notebook) is second

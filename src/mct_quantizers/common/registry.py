@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Find a quantizer class by what `mark_quantizer` wrote on it."""
 
+from collections.abc import Iterator
 from typing import Any
 
 from mct_quantizers.common.quant_info import QuantizationMethod, QuantizationTarget, QuantizerID
@@ -18,12 +19,15 @@ def get_inferable_quantizer_class(
 ) -> Any:
     """The one inferable quantizer class under `quantizer_base_class` for a target and a method.
 
+    A class that is defined again (a notebook cell run twice) replaces the former.
+
     Raises:
         ValueError: no class or several classes match; the text lists what exists.
     """
+    latest = {(cls.__module__, cls.__qualname__): cls for cls in _in_order_of_definition(quantizer_base_class)}
     marked = [
         cls
-        for cls in get_all_subclasses(quantizer_base_class)
+        for cls in latest.values()
         if getattr(cls, "identifier", None) is QuantizerID.INFERABLE and getattr(cls, "quantization_target", None)
     ]
     found: list[Any] = [
@@ -39,3 +43,9 @@ def get_inferable_quantizer_class(
             f"of {sorted(cls.__name__ for cls in marked)}"
         )
     return found[0]
+
+
+def _in_order_of_definition(cls: type) -> Iterator[type]:
+    for subclass in cls.__subclasses__():
+        yield subclass
+        yield from _in_order_of_definition(subclass)
