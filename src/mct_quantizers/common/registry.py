@@ -10,8 +10,7 @@ from mct_quantizers.common.quant_info import QuantizationMethod, QuantizationTar
 
 def get_all_subclasses(cls: type) -> set[type]:
     """All direct and indirect subclasses of `cls` that are imported, without `cls`."""
-    direct: set[type] = set(cls.__subclasses__())
-    return direct.union(*(get_all_subclasses(subclass) for subclass in direct))
+    return set(_in_order_of_definition(cls))
 
 
 def get_inferable_quantizer_class(
@@ -46,6 +45,7 @@ def get_inferable_quantizer_class(
 
 
 def _in_order_of_definition(cls: type) -> Iterator[type]:
-    for subclass in cls.__subclasses__():
+    subclasses: list[type] = cls.__subclasses__()
+    for subclass in subclasses:
         yield subclass
         yield from _in_order_of_definition(subclass)
