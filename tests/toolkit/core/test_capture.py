@@ -311,3 +311,30 @@ def test_a_buffer_that_the_model_changes_keeps_its_value_and_is_noted():
     captured = capture(model, CaptureMode.GRAPH)
     assert any("buffer calls" in note for note in captured.notes)
     assert model.calls.item() == 0
+
+
+class CannotBeTracedInTraining(CountsItsCalls):
+    def forward(self, x):
+        if self.training:
+            self.calls.add_(1)
+            if x.sum() > 0:
+                x = x + 1
+        return self.layer(x)
+
+
+def test_a_buffer_changed_by_a_training_trace_that_fails_is_noted():
+    captured = capture(CannotBeTracedInTraining(), CaptureMode.GRAPH)
+    assert any("tracing in training fails" in note for note in captured.notes)
+    assert any("buffer calls" in note for note in captured.notes)
+
+
+class ChangesABufferAndCannotBeTraced(CountsItsCalls):
+    def forward(self, x):
+        self.calls.add_(0 if isinstance(x, torch.Tensor) else 1)
+        return self.layer(x if x.sum() > 0 else -x)
+
+
+def test_falling_back_to_modules_leaves_no_trace_of_tracing():
+    captured = capture(ChangesABufferAndCannotBeTraced())
+    assert captured.mode is CaptureMode.MODULES
+    assert captured.model.calls.item() == 0

@@ -133,13 +133,27 @@ def run_model(model: nn.Module, batch: Batch) -> Any:
 def _trace(model: nn.Module) -> tuple[fx.GraphModule, list[str]]:
     """The graph of a model in evaluation mode, with functional dropout as modules, and notes on it."""
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    traced = fx.GraphModule(model, fx.Tracer().trace(model), type(model).__name__)
+    changed: list[str] = []
+    try:
+        traced = fx.GraphModule(model, fx.Tracer().trace(model), type(model).__name__)
+        notes = _follow_training_flag(traced, model)
+    finally:
+        model.eval()
+        for name, buffer in model.named_buffers():
+            if not _same_leaf(buffer, buffers[name]):
+                # Tracing has run the change itself.
+                buffer.copy_(buffers[name])
+                changed.append(name)
+    text = "the buffer {}, which the model changes itself, keeps its value: a graph does not see it"
+    return traced, notes + [text.format(name) for name in changed]
+
+
+def _follow_training_flag(traced: fx.GraphModule, model: nn.Module) -> list[str]:
+    """Let functional dropout follow the training flag, and note what else depends on it."""
     try:
         in_training = list(fx.Tracer().trace(model.train()).nodes)
     except Exception as error:  # tracing runs the user's code, which may raise anything
-        return traced, [f"traced in evaluation only: tracing in training fails ({_first_line(error)})"]
-    finally:
-        model.eval()
+        return [f"traced in evaluation only: tracing in training fails ({_first_line(error)})"]
     twins = {node.name: node for node in in_training}
     nodes = list(traced.graph.nodes)
     same = [_signature(node) for node in nodes] == [_signature(node) for node in in_training]
@@ -148,13 +162,7 @@ def _trace(model: nn.Module) -> tuple[fx.GraphModule, list[str]]:
         if node.target in _DROPOUTS and twin is not None and twin.kwargs.get("training"):
             _dropout_to_module(traced, node)
     traced.recompile()
-    notes = [] if same else ["what depends on the training flag, dropout apart, is fixed as in evaluation"]
-    for name, buffer in model.named_buffers():
-        if not _same_leaf(buffer, buffers[name]):
-            # Tracing has run the change itself, once.
-            buffer.copy_(buffers[name])
-            notes.append(f"the buffer {name}, which the model changes itself, keeps its value: a graph does not see it")
-    return traced, notes
+    return [] if same else ["what depends on the training flag, dropout apart, is fixed as in evaluation"]
 
 
 def _signature(node: fx.Node) -> tuple[Any, ...]:
