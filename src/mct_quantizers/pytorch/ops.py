@@ -11,10 +11,19 @@ from torch import Tensor
 from mct_quantizers.pytorch import kernels
 
 
-def to_compute_dtype(x: Tensor) -> Tensor:
-    """See `Ops.to_compute_dtype`."""
+def check_floating_point(x: Tensor) -> None:
+    """`x` holds floating-point numbers.
+
+    Raises:
+        TypeError: it does not.
+    """
     if not x.is_floating_point():
         raise TypeError(f"Expected a tensor of floating-point numbers. Received: dtype {x.dtype}")
+
+
+def to_compute_dtype(x: Tensor) -> Tensor:
+    """See `Ops.to_compute_dtype`."""
+    check_floating_point(x)
     return x.float() if x.dtype.itemsize < 4 else x
 
 

@@ -8,12 +8,13 @@ from typing import Any
 from torch import Tensor, nn
 
 from mct_quantizers.common.constants import LAYER, POSITIONAL_WEIGHT
+from mct_quantizers.pytorch.attribute_forwarding import ForwardsAttributes
 from mct_quantizers.pytorch.quantizer_dispatch import inferable_of, is_quantizer, takes_training
 
 WeightKey = str | int
 
 
-class PytorchQuantizationWrapper(nn.Module):
+class PytorchQuantizationWrapper(ForwardsAttributes):
     """Runs `module` with quantized weights; the float weights become parameters of the wrapper.
 
     A weight is named either by its attribute (`"weight"`) or, for a function, by its position among the call's
@@ -64,16 +65,6 @@ class PytorchQuantizationWrapper(nn.Module):
             for name, weight in taken.items():
                 setattr(module, name, weight)
             raise
-
-    def __getattr__(self, name: str) -> Any:
-        """Attributes of the layer, such as `out_features`, which code around it may read."""
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            layer = self.__dict__.get("_modules", {}).get(LAYER)
-            if layer is None:
-                raise
-            return getattr(layer, name)
 
     @property
     def is_weights_quantization(self) -> bool:

@@ -84,6 +84,7 @@ def _quantized(network: Any, inputs: Any, labels: Any, settings: Any, qat_epochs
     import numpy as np
     import torch
 
+    from model_compression_toolkit.core.pytorch.data import as_tensor
     from model_compression_toolkit.ptq.pytorch import quantization_facade as ptq
     from model_compression_toolkit.qat.pytorch import quantization_facade as qat
     from model_compression_toolkit.qat.pytorch.fine_tuning import FineTuning, fine_tune
@@ -92,7 +93,7 @@ def _quantized(network: Any, inputs: Any, labels: Any, settings: Any, qat_epochs
         return ptq.quantize(network, inputs, settings)
     torch.manual_seed(seed)
     prepared = qat.prepare_qat(network, inputs, settings)
-    samples = torch.tensor(inputs.astype(np.float32) if inputs.dtype == np.float64 else inputs)
+    samples = as_tensor(inputs)
     classes = None if labels is None else torch.tensor(labels.astype(np.int64))
     tuning = FineTuning(epochs=qat_epochs, batch_size=min(64, len(samples)), seed=seed)
     fine_tune(prepared, network, samples, classes, tuning)

@@ -14,6 +14,7 @@ from mct_quantizers.common import arithmetic
 from mct_quantizers.common.base_inferable_quantizer import BaseInferableQuantizer
 from mct_quantizers.common.lookup_table import FineGrid, LookupTable
 from mct_quantizers.common.quant_params import QuantParams
+from mct_quantizers.common.quantizers.configurable import ConfigurableQuantizer
 from mct_quantizers.common.quantizers.grid import GridQuantizer
 from mct_quantizers.common.quantizers.lut import TableQuantizer
 from mct_quantizers.common.validation import check_channels
@@ -37,13 +38,24 @@ class Float32StateModule(nn.Module):
 class BasePyTorchInferableQuantizer(BaseInferableQuantizer, Float32StateModule):
     """Base of the inferable quantizers: a module that maps a float tensor to its quantized values.
 
-    State: buffers `scale` (float32) and `zero_point` (int32) of shape (1,) or (C,). They follow the module that carries
-    the quantizer through `.to()`, `state_dict`, `copy.deepcopy` and pickle.
+    Its state is buffers, which follow the module that carries the quantizer through `.to()`, `state_dict`,
+    `copy.deepcopy` and pickle.
     """
 
 
-class PytorchGridQuantizer(GridQuantizer, BasePyTorchInferableQuantizer):
-    """Binds a quantizer on an integer grid to torch tensors."""
+class PytorchConfigurableQuantizer(ConfigurableQuantizer, BasePyTorchInferableQuantizer):
+    """An inferable quantizer that shows its constructor arguments."""
+
+    def extra_repr(self) -> str:
+        """What `print` shows."""
+        return ", ".join(f"{name}={value}" for name, value in self.get_config().items())
+
+
+class PytorchGridQuantizer(GridQuantizer, PytorchConfigurableQuantizer):
+    """Binds a quantizer on an integer grid to torch tensors.
+
+    State: buffers `scale` (float32) and `zero_point` (int32) of shape (1,) or (C,).
+    """
 
     scale: Tensor
     zero_point: Tensor
@@ -95,12 +107,8 @@ class PytorchGridQuantizer(GridQuantizer, BasePyTorchInferableQuantizer):
         values: Tensor = arithmetic.dequantize(codes, self.params, torch_ops, like=self.scale)
         return values
 
-    def extra_repr(self) -> str:
-        """What `print` shows."""
-        return ", ".join(f"{name}={value}" for name, value in self.get_config().items())
 
-
-class PytorchTableQuantizer(TableQuantizer, BasePyTorchInferableQuantizer):
+class PytorchTableQuantizer(TableQuantizer, PytorchConfigurableQuantizer):
     """Binds a lookup-table quantizer to torch tensors.
 
     State: buffers `lut_values`, shape (K,), and `threshold`, shape (1,) or (C,), float32. What the binary search needs
@@ -139,10 +147,6 @@ class PytorchTableQuantizer(TableQuantizer, BasePyTorchInferableQuantizer):
         """
         return _lut_quantize(inputs, self.threshold, self.levels, self.boundaries, self._table.grid)
 
-    def extra_repr(self) -> str:
-        """What `print` shows."""
-        return ", ".join(f"{name}={value}" for name, value in self.get_config().items())
-
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)
         for name, array in zip(("levels", "boundaries"), self.params.assignment(), strict=True):
@@ -165,8 +169,7 @@ def _fake_quantize(
     inputs: Tensor, scale: Tensor, zero_point: Tensor | None, quant_min: int, quant_max: int, axis: int | None
 ) -> Tensor:
     """One node of a symbolic trace: the checks need a tensor, not its stand-in."""
-    if not inputs.is_floating_point():
-        raise TypeError(f"Expected a tensor of floating-point numbers. Received: dtype {inputs.dtype}")
+    torch_ops.check_floating_point(inputs)
     check_channels(inputs.shape, axis, scale.numel())
     aligned = arithmetic.broadcast_shape(inputs.dim(), axis)
     zero_point = None if zero_point is None else zero_point.view(aligned)

@@ -66,6 +66,16 @@ class TensorPlan:
         """Whether the tensor is a weight."""
         return self.site.target is QuantizationTarget.Weights
 
+    def calibrated(self) -> tuple[TensorConfig, QuantParams]:
+        """Configuration and grid of a quantized tensor.
+
+        Raises:
+            ValueError: the tensor is not quantized, or not calibrated yet.
+        """
+        if self.config is None or self.params is None:
+            raise ValueError(f"{self.name} has no parameters: it is not quantized, or not calibrated yet.")
+        return self.config, self.params
+
     @property
     def num_elements(self) -> int:
         """Number of elements of a weight."""

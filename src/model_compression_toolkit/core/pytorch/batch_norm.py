@@ -4,7 +4,7 @@
 
 import itertools
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from mct_quantizers.common.quant_params import FloatArray
+from mct_quantizers.pytorch.attribute_forwarding import ForwardsAttributes
 from model_compression_toolkit.core.pytorch.data import to_float64
 from model_compression_toolkit.core.pytorch.modes import preserved_modes
 from model_compression_toolkit.core.pytorch.operators import weight_axis
@@ -22,7 +23,7 @@ Norm = Any
 """A batch norm, or a `LiveBatchNorm`."""
 
 
-class LiveBatchNorm(nn.Module):
+class LiveBatchNorm(ForwardsAttributes):
     """A batch norm in quantization-aware training. Its statistics can be frozen.
 
     One that will be folded counts by the magnitude of its factor, so that folding never flips the sign of a weight's
@@ -33,21 +34,13 @@ class LiveBatchNorm(nn.Module):
         folds: whether it will be folded when training ends.
     """
 
+    _inside: ClassVar[str] = "norm"
+
     def __init__(self, norm: Norm, folds: bool = True) -> None:
         super().__init__()
         self.norm: Norm = norm
         self.folds = folds
         self.freeze_statistics = False
-
-    def __getattr__(self, name: str) -> Any:
-        """Attributes of the batch norm, which code around it may read."""
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            norm = self.__dict__.get("_modules", {}).get("norm")
-            if norm is None:
-                raise
-            return getattr(norm, name)
 
     def train(self, mode: bool = True) -> "LiveBatchNorm":
         """Like `nn.Module.train`; frozen statistics stay frozen."""

@@ -71,10 +71,16 @@ def _iterable(data: Any) -> Iterable[Any]:
 
 def _as_batch(batch: Any, device: torch.device | None) -> Batch:
     items = tuple(batch) if isinstance(batch, (tuple, list)) else (batch,)
-    return tuple(_as_tensor(item, device) for item in items)
+    return tuple(as_tensor(item, device) for item in items)
 
 
-def _as_tensor(item: Any, device: torch.device | None) -> Tensor:
+def as_tensor(item: Any, device: torch.device | None = None) -> Tensor:
+    """A tensor or array of samples as a tensor; float64 arrays become float32.
+
+    Raises:
+        TypeError: neither a tensor nor an array of numbers.
+        ValueError: no samples.
+    """
     if isinstance(item, np.ndarray):
         if item.dtype == object:
             raise TypeError("`data` must hold numbers. Received: an array of objects")

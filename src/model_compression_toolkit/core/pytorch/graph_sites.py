@@ -15,7 +15,8 @@ from model_compression_toolkit.core.common.quantization_plan import TensorSite
 from model_compression_toolkit.core.pytorch.batch_norm import LiveBatchNorm, can_fold
 from model_compression_toolkit.core.pytorch.capture import Captured
 from model_compression_toolkit.core.pytorch.data import Batch, clone_batch
-from model_compression_toolkit.core.pytorch.operators import Kind, kind_of_node, type_of_node, weight_axis
+from model_compression_toolkit.core.pytorch.operators import Kind, kind_of_node, type_of_node
+from model_compression_toolkit.core.pytorch.weight_sites import float_weight_site, weight_problem, weight_site
 
 _FUSING = (Kind.WEIGHTED, Kind.COMPUTE, Kind.ADD, Kind.BATCH_NORM)
 
@@ -41,7 +42,8 @@ class GraphSites:
         self.kinds: dict[fx.Node, Kind] = {}
         for node in self.nodes:
             self.kinds[node] = self._kind(node)
-        self.layers = {captured.node(name): name for name in captured.node_names}
+        names = {node_name: layer for layer, node_name in captured.node_names.items()}
+        self.layers = {node: names[node.name] for node in self.nodes if node.name in names}
 
     def foldable_batch_norms(self) -> dict[str, str]:
         """The layer into which each batch norm can be folded, by the name of the batch norm."""
@@ -61,7 +63,7 @@ class GraphSites:
                 and calls.count(node.target) == calls.count(source.target) == 1
                 # Over (N, L, C), a linear layer's channels are last and the batch norm's are not.
                 and not (linear and axis != len(shape) - 1)
-                and self._weight_problem(source) is None
+                and not weight_problem(self.root.get_submodule(source.target))
                 and not self._shares_parameters(str(source.target), str(node.target))
             ):
                 pairs[str(node.target)] = str(source.target)
@@ -75,7 +77,8 @@ class GraphSites:
         for node in self.nodes:
             if self.kinds[node] is Kind.WEIGHTED:
                 if node.target not in seen:
-                    yield self._weight_site(node, node in end_layers)
+                    module = self.root.get_submodule(node.target)
+                    yield weight_site(node.target, module, node in end_layers, weight_problem(module))
                 seen.add(node.target)
             elif node.op == "call_module" and node.target not in seen:
                 seen.add(node.target)
@@ -133,41 +136,13 @@ class GraphSites:
             reason=reason,
         )
 
-    def _weight_site(self, node: fx.Node, near_end: bool) -> TensorSite:
-        module = self._module(node)
-        weight = getattr(module, "weight", None)
-        return TensorSite(
-            layer=str(node.target),
-            tensor="weight",
-            target=QuantizationTarget.Weights,
-            type=self._type(node),
-            shape=tuple(weight.shape) if isinstance(weight, Tensor) else (),
-            channel_axis=None if module is None else weight_axis(module),
-            first_or_last=near_end,
-            reason=self._weight_problem(node) or "",
-        )
-
     def _float_weights(self, node: fx.Node) -> Iterator[TensorSite]:
-        """The matrices of layers that have no rule, such as LSTM: they stay in float, and the report says so."""
-        module = self._module(node)
-        if module is None or self.kinds[node] in (Kind.BATCH_NORM, Kind.ACTIVATION):
+        module = self.root.get_submodule(str(node.target))
+        if self.kinds[node] in (Kind.BATCH_NORM, Kind.ACTIVATION):
             return
         for name, parameter in module.named_parameters():
             if parameter.dim() > 1:
-                yield TensorSite(
-                    layer=str(node.target),
-                    tensor=name,
-                    target=QuantizationTarget.Weights,
-                    type=type(module).__name__,
-                    shape=tuple(parameter.shape),
-                    reason=f"layers of type {type(module).__name__} are not quantized yet",
-                )
-
-    def _weight_problem(self, node: fx.Node) -> str | None:
-        module = self._module(node)
-        if module is None or "weight" not in dict(module.named_parameters(recurse=False)):
-            return "its weight is no plain parameter (a parametrization computes it)"
-        return None
+                yield float_weight_site(str(node.target), name, module, tuple(parameter.shape))
 
     def _type(self, node: fx.Node) -> str:
         module = self._module(node)

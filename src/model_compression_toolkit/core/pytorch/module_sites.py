@@ -12,6 +12,7 @@ from model_compression_toolkit.core.common.quantization_plan import TensorSite
 from model_compression_toolkit.core.pytorch.capture import Captured, run_model
 from model_compression_toolkit.core.pytorch.data import Batch
 from model_compression_toolkit.core.pytorch.operators import weight_axis
+from model_compression_toolkit.core.pytorch.weight_sites import float_weight_site, weight_problem, weight_site
 
 
 def module_sites(captured: Captured, sample: Batch) -> Iterator[TensorSite]:
@@ -24,7 +25,6 @@ def module_sites(captured: Captured, sample: Batch) -> Iterator[TensorSite]:
     for name, shape in inputs.items():
         module = captured.model.get_submodule(name)
         near_end = name in (called[:1] + called[-1:])
-        weight = dict(module.named_parameters(recurse=False)).get("weight")
         problem = _problem(module)
         unused = "" if name in called else "the layer was not reached by the data"
         is_embedding = isinstance(module, nn.Embedding)
@@ -37,40 +37,21 @@ def module_sites(captured: Captured, sample: Batch) -> Iterator[TensorSite]:
             first_or_last=near_end,
             reason="indices are not quantized" if is_embedding else problem or unused,
         )
-        yield TensorSite(
-            layer=name,
-            tensor="weight",
-            target=QuantizationTarget.Weights,
-            type=type(module).__name__,
-            shape=() if weight is None else tuple(weight.shape),
-            channel_axis=weight_axis(module),
-            first_or_last=near_end,
-            reason=problem or unused,
-        )
+        yield weight_site(name, module, near_end, problem or unused)
     yield from _float_weights(captured.model, set(inputs))
 
 
 def _problem(module: nn.Module) -> str:
-    if "weight" not in dict(module.named_parameters(recurse=False)):
-        return "its weight is no plain parameter (a parametrization computes it)"
     if any(weight_axis(inner) is not None for inner in module.modules() if inner is not module):
-        return "it contains other layers"
-    return ""
+        return weight_problem(module) or "it contains other layers"
+    return weight_problem(module)
 
 
 def _float_weights(model: nn.Module, listed: set[str]) -> Iterator[TensorSite]:
     for name, parameter in model.named_parameters():
         layer, _, tensor = name.rpartition(".")
         if parameter.dim() > 1 and layer not in listed:
-            type_name = type(model.get_submodule(layer)).__name__
-            yield TensorSite(
-                layer=layer or "model",
-                tensor=tensor,
-                target=QuantizationTarget.Weights,
-                type=type_name,
-                shape=tuple(parameter.shape),
-                reason=f"layers of type {type_name} are not quantized yet",
-            )
+            yield float_weight_site(layer or "model", tensor, model.get_submodule(layer), tuple(parameter.shape))
 
 
 def _record_inputs(model: nn.Module, sample: Batch) -> dict[str, tuple[int, ...] | None]:

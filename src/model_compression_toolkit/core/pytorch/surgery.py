@@ -13,6 +13,7 @@ from mct_quantizers.common import arithmetic
 from mct_quantizers.common.quant_params import QuantParams
 from mct_quantizers.pytorch import ops as torch_ops
 from mct_quantizers.pytorch.activation_quantization_holder import PytorchActivationQuantizationHolder
+from mct_quantizers.pytorch.attribute_forwarding import ForwardsAttributes
 from mct_quantizers.pytorch.quantize_wrapper import PytorchQuantizationWrapper
 from model_compression_toolkit.core.common.quantization_config import CaptureMode
 from model_compression_toolkit.core.common.quantization_plan import QuantizationPlan, TensorPlan
@@ -35,7 +36,7 @@ HOLDER_SUFFIX = "activation_holder_quantizer"
 QuantizerFactory = Callable[[TensorPlan], Any]
 
 
-class QuantizedInput(nn.Module):
+class QuantizedInput(ForwardsAttributes):
     """A layer whose first input is quantized: how activations are quantized module by module.
 
     Args:
@@ -47,16 +48,6 @@ class QuantizedInput(nn.Module):
         super().__init__()
         self.activation_holder_quantizer = holder
         self.layer = layer
-
-    def __getattr__(self, name: str) -> Any:
-        """Attributes of the layer, such as `out_features`, which code around it may read."""
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            layer = self.__dict__.get("_modules", {}).get("layer")
-            if layer is None:
-                raise
-            return getattr(layer, name)
 
     def forward(self, inputs: Tensor, *args: Any, **kwargs: Any) -> Any:
         """The layer's result for quantized `inputs`."""
@@ -191,6 +182,14 @@ def quantizer_of(model: nn.Module, tensor: TensorPlan) -> Any:
     return holder_of(model, tensor).activation_holder_quantizer
 
 
+def replace_quantizer(model: nn.Module, tensor: TensorPlan, quantizer: Any) -> None:
+    """Quantize a quantized tensor of a quantized model with `quantizer` from now on."""
+    if tensor.is_weight:
+        wrapper_of(model, tensor.site.layer).set_quantizer(tensor.site.tensor, quantizer)
+    else:
+        holder_of(model, tensor).set_quantizer(quantizer)
+
+
 def fold_live_batch_norm(model: nn.Module, norm_name: str, layer_name: str, params: QuantParams) -> QuantParams:
     """Fold a live batch norm into the quantized layer before it; the integers of the weight stay as they are.
 
@@ -237,11 +236,15 @@ def _replace(root: nn.Module, old: nn.Module, new: nn.Module) -> list[str]:
 
 def _retarget(root: nn.Module, old: str, new: str, but: str = "") -> None:
     """Operations of a graph that read an attribute of the module at `old`, except `but`, find it at `new`."""
-    for node in root.graph.nodes if isinstance(root, fx.GraphModule) else ():
+    if not isinstance(root, fx.GraphModule):
+        return
+    changed = False
+    for node in root.graph.find_nodes(op="get_attr"):
         owner, _, name = str(node.target).rpartition(".")
-        if node.op == "get_attr" and owner == old and name != but:
+        if owner == old and name != but:
             node.target = f"{new}.{name}"
-    if isinstance(root, fx.GraphModule):
+            changed = True
+    if changed:
         root.recompile()
 
 

@@ -14,7 +14,7 @@ from mct_quantizers.common.base_inferable_quantizer import BaseInferableQuantize
 from mct_quantizers.common.quant_info import QuantizationTarget
 from mct_quantizers.common.quant_params import IntArray, QuantParams
 from model_compression_toolkit.core.common.quantization_plan import QuantizationPlan, TensorPlan
-from model_compression_toolkit.core.pytorch.surgery import holder_of, plan_of, quantizer_of, wrapper_of
+from model_compression_toolkit.core.pytorch.surgery import plan_of, quantizer_of, replace_quantizer, wrapper_of
 
 TensorCall = Callable[[Tensor, TensorPlan], Tensor]
 
@@ -68,9 +68,7 @@ def params_of(tensor: TensorPlan) -> QuantParams:
     Raises:
         ValueError: it has none.
     """
-    if tensor.params is None:
-        raise ValueError(f"{tensor.name} has no parameters: it is not quantized, or not calibrated yet.")
-    return tensor.params
+    return tensor.calibrated()[1]
 
 
 def weight_of(model: nn.Module, tensor: TensorPlan) -> nn.Parameter:
@@ -122,9 +120,5 @@ def float32_copy(model: nn.Module, plan: QuantizationPlan) -> nn.Module:
 def replace_quantizers(model: nn.Module, tensors: Iterable[TensorPlan], call: TensorCall) -> nn.Module:
     """Make `model` do `call` where it quantized `tensors`; it is changed and returned."""
     for tensor in tensors:
-        stand_in = QuantizerStandIn(tensor, call)
-        if tensor.is_weight:
-            wrapper_of(model, tensor.site.layer).set_quantizer(tensor.site.tensor, stand_in)
-        else:
-            holder_of(model, tensor).set_quantizer(stand_in)
+        replace_quantizer(model, tensor, QuantizerStandIn(tensor, call))
     return model

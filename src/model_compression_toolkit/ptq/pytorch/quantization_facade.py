@@ -7,7 +7,6 @@ from typing import Any
 
 from torch import nn
 
-from mct_quantizers.common.quant_info import QuantizationTarget
 from mct_quantizers.common.registry import get_inferable_quantizer_class
 from mct_quantizers.pytorch.quantizers import BasePyTorchInferableQuantizer
 from model_compression_toolkit.core.common.interface import UserInformation, refuse_unsupported
@@ -41,12 +40,9 @@ def quantize(model: nn.Module, data: Any, config: QuantizationConfig | None = No
 
 def inferable_quantizer(tensor: TensorPlan) -> Any:
     """The inferable quantizer of a calibrated tensor."""
-    if tensor.config is None or tensor.params is None:
-        raise ValueError(f"{tensor.name} has no parameters: it is not quantized, or not calibrated yet.")
-    target = QuantizationTarget.Weights if tensor.is_weight else QuantizationTarget.Activation
-    return get_inferable_quantizer_class(target, tensor.config.method, BasePyTorchInferableQuantizer).from_params(
-        tensor.params
-    )
+    config, params = tensor.calibrated()
+    cls = get_inferable_quantizer_class(tensor.site.target, config.method, BasePyTorchInferableQuantizer)
+    return cls.from_params(params)
 
 
 def pytorch_post_training_quantization(

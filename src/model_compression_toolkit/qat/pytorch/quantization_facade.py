@@ -21,12 +21,11 @@ from model_compression_toolkit.core.pytorch.surgery import (
     apply_plan,
     bypass_layer,
     fold_live_batch_norm,
-    holder_of,
     plan_of,
     quantizer_of,
+    replace_quantizer,
     set_plan,
     unwrap_batch_norms,
-    wrapper_of,
 )
 from model_compression_toolkit.ptq.pytorch.calibration import calibrate
 from model_compression_toolkit.ptq.pytorch.quantization_facade import inferable_quantizer
@@ -128,10 +127,9 @@ def pytorch_quantization_aware_training_finalize_experimental(in_model: nn.Modul
 
 
 def _trainable_quantizer(tensor: TensorPlan, method: str) -> PytorchMethodQuantizer:
-    if tensor.config is None or tensor.params is None:
-        raise ValueError(f"{tensor.name} has no parameters: it is not quantized, or not calibrated yet.")
+    config, params = tensor.calibrated()
     shape = tensor.site.shape if tensor.is_weight else None
-    return PytorchMethodQuantizer(method, tensor.site.target, tensor.config.method, tensor.params, shape)
+    return PytorchMethodQuantizer(method, tensor.site.target, config.method, params, shape)
 
 
 def _finalize_in_place(model: nn.Module) -> nn.Module:
@@ -146,11 +144,7 @@ def _finalize_in_place(model: nn.Module) -> nn.Module:
     plan = dataclasses.replace(plan.with_params(frozen), live_batch_norms=())
     for tensor in plan.quantized():
         device = next(chain(trained[tensor.name].parameters(), trained[tensor.name].buffers())).device
-        quantizer = inferable_quantizer(tensor).to(device)
-        if tensor.is_weight:
-            wrapper_of(model, tensor.site.layer).set_quantizer(tensor.site.tensor, quantizer)
-        else:
-            holder_of(model, tensor).set_quantizer(quantizer)
+        replace_quantizer(model, tensor, inferable_quantizer(tensor).to(device))
     set_plan(model, plan)
     # Once more, for the new quantizers.
     return model.eval()

@@ -69,8 +69,7 @@ class PytorchMethodQuantizer(BaseInferableQuantizer, Float32StateModule):
             TypeError: `inputs` is not floating point.
             ValueError: per channel, `inputs` has another number of channels.
         """
-        if not inputs.is_floating_point():
-            raise TypeError(f"Expected a tensor of floating-point numbers. Received: dtype {inputs.dtype}")
+        torch_ops.check_floating_point(inputs)
         params = self.initial_params
         check_channels(inputs.shape, params.axis, params.scale.size)
         aligned = broadcast_shape(inputs.dim(), params.axis)
