@@ -11,6 +11,15 @@ from mct_quantizers.common.base_inferable_quantizer import BaseInferableQuantize
 from mct_quantizers.common.quant_info import QuantizationMethod, QuantizationTarget
 
 if TYPE_CHECKING:
+    from mct_quantizers import common, keras, pytorch
+    from mct_quantizers.keras import quantizers as keras_quantizers
+    from mct_quantizers.keras.activation_quantization_holder import (
+        KerasActivationQuantizationHolder,
+        KerasFLNActivationQuantizationHolder,
+        KerasPreservingActivationQuantizationHolder,
+    )
+    from mct_quantizers.keras.load_model import keras_load_quantized_model
+    from mct_quantizers.keras.quantize_wrapper import KerasQuantizationWrapper
     from mct_quantizers.pytorch import quantizers as pytorch_quantizers
     from mct_quantizers.pytorch.activation_quantization_holder import (
         PytorchActivationQuantizationHolder,
@@ -21,6 +30,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BaseInferableQuantizer",
+    "KerasActivationQuantizationHolder",
+    "KerasFLNActivationQuantizationHolder",
+    "KerasPreservingActivationQuantizationHolder",
+    "KerasQuantizationWrapper",
     "PytorchActivationQuantizationHolder",
     "PytorchFLNActivationQuantizationHolder",
     "PytorchPreservingActivationQuantizationHolder",
@@ -28,13 +41,27 @@ __all__ = [
     "QuantizationMethod",
     "QuantizationTarget",
     "__version__",
+    "common",
     "constants",
+    "keras",
+    "keras_load_quantized_model",
+    "keras_quantizers",
     "mark_quantizer",
+    "pytorch",
     "pytorch_quantizers",
 ]
 
 _HOLDERS = "mct_quantizers.pytorch.activation_quantization_holder"
+_KERAS_HOLDERS = "mct_quantizers.keras.activation_quantization_holder"
 _LAZY = {
+    "KerasActivationQuantizationHolder": _KERAS_HOLDERS,
+    "KerasFLNActivationQuantizationHolder": _KERAS_HOLDERS,
+    "KerasPreservingActivationQuantizationHolder": _KERAS_HOLDERS,
+    "KerasQuantizationWrapper": "mct_quantizers.keras.quantize_wrapper",
+    "keras": "mct_quantizers.keras:",
+    "keras_load_quantized_model": "mct_quantizers.keras.load_model",
+    "keras_quantizers": "mct_quantizers.keras.quantizers:",
+    "pytorch": "mct_quantizers.pytorch:",
     "PytorchActivationQuantizationHolder": _HOLDERS,
     "PytorchFLNActivationQuantizationHolder": _HOLDERS,
     "PytorchPreservingActivationQuantizationHolder": _HOLDERS,

@@ -9,10 +9,12 @@ from typing import Any
 _EXTRA_OF = {
     "torch": "torch",
     "keras": "keras",
-    "tensorflow": "litert",
+    "tensorflow": "tensorflow",
+    "jax": "jax",
     "onnx": "onnx",
     "onnx_ir": "onnx",
     "onnxruntime": "onnx",
+    "onnxruntime_extensions": "onnx",
     "onnxscript": "onnx",
     "sklearn": "demo",
     "PIL": "dev",

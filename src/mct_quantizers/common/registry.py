@@ -23,10 +23,9 @@ def get_inferable_quantizer_class(
     Raises:
         ValueError: no class or several classes match; the text lists what exists.
     """
-    latest = {(cls.__module__, cls.__qualname__): cls for cls in _in_order_of_definition(quantizer_base_class)}
     marked = [
         cls
-        for cls in latest.values()
+        for cls in latest_subclasses(quantizer_base_class)
         if getattr(cls, "identifier", None) is QuantizerID.INFERABLE and getattr(cls, "quantization_target", None)
     ]
     found: list[Any] = [
@@ -42,6 +41,11 @@ def get_inferable_quantizer_class(
             f"of {sorted(cls.__name__ for cls in marked)}"
         )
     return found[0]
+
+
+def latest_subclasses(cls: type) -> list[type]:
+    """All subclasses of `cls` in the order of their definition, of a class that was defined again only the latest."""
+    return list({(item.__module__, item.__qualname__): item for item in _in_order_of_definition(cls)}.values())
 
 
 def _in_order_of_definition(cls: type) -> Iterator[type]:

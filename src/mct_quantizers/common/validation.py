@@ -144,7 +144,7 @@ def check_length(name: str, vector: FloatArray, axis: int | None) -> None:
         raise ValueError(f"`{name}` must hold one number when `per_channel` is False. Received: {vector.tolist()}")
 
 
-def check_channels(shape: Sequence[int], axis: int | None, num_channels: int) -> None:
+def check_channels(shape: Sequence[int | None], axis: int | None, num_channels: int) -> None:
     """A tensor of `shape` has `num_channels` slices along `axis`.
 
     Raises:
@@ -157,7 +157,8 @@ def check_channels(shape: Sequence[int], axis: int | None, num_channels: int) ->
         raise ValueError(
             f"`channel_axis` must be from {-rank} to {rank - 1} for shape {tuple(shape)}. Received: {axis}"
         )
-    if shape[axis] != num_channels:
+    # None: an axis of a Keras tensor whose length is not known yet.
+    if shape[axis] not in (num_channels, None):
         raise ValueError(
             f"The input must have {num_channels} channels along axis {axis}, one for each parameter. "
             f"Received: shape {tuple(shape)}"

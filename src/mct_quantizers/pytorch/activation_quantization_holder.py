@@ -7,8 +7,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from mct_quantizers.common.constants import ACTIVATION_HOLDER_QUANTIZER
+from mct_quantizers.common.quantizer_dispatch import inferable_of, is_quantizer, takes_training
 from mct_quantizers.common.validation import checked_bool
-from mct_quantizers.pytorch.quantizer_dispatch import inferable_of, is_quantizer, takes_training
 
 
 class PytorchActivationQuantizationHolder(nn.Module):

@@ -3,15 +3,23 @@
 """The layer that quantizes the weights of the layer it wraps."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
+import torch
 from torch import Tensor, nn
 
-from mct_quantizers.common.constants import LAYER, POSITIONAL_WEIGHT
+from mct_quantizers.common.constants import LAYER
+from mct_quantizers.common.quantizer_dispatch import inferable_of, takes_training
+from mct_quantizers.common.weight_cache import WeightCache
+from mct_quantizers.common.wrapped_weights import (
+    WeightKey,
+    check_has_quantize,
+    check_wrapped_weights,
+    parameter_name,
+    with_positional_weights,
+)
 from mct_quantizers.pytorch.attribute_forwarding import ForwardsAttributes
-from mct_quantizers.pytorch.quantizer_dispatch import inferable_of, is_quantizer, takes_training
-
-WeightKey = str | int
+from mct_quantizers.pytorch.quantizers.base import BasePyTorchInferableQuantizer
 
 
 class PytorchQuantizationWrapper(ForwardsAttributes):
@@ -21,6 +29,10 @@ class PytorchQuantizationWrapper(ForwardsAttributes):
     arguments. The attribute stands on the wrapped layer only while the layer runs: outside a call read `wrapper.weight`
     (float) or `wrapper.get_quantized_weights()`. That keeps `copy.deepcopy`, pickle and `torch.compile` working after a
     forward pass, and the `state_dict` free of copies: `weight`, `layer.bias`, `weight_quantizer.scale`, ….
+
+    In evaluation mode the values of inferable quantizers are computed once and kept until the weight, the quantizer or
+    the mode changes. On the CPU every change of the weight is seen; on other devices one that goes around autograd
+    (in place, through `.data`) is seen from the next `train()` or `eval()`.
 
     Args:
         module: an `nn.Module`, or a function when weights are positional.
@@ -53,6 +65,7 @@ class PytorchQuantizationWrapper(ForwardsAttributes):
         self.is_inputs_as_list = is_inputs_as_list
         self.weights_quantizers: dict[WeightKey, Any] = {}
         self._takes_training: dict[WeightKey, bool] = {}
+        self._cache = WeightCache(_snapshot, _is_unchanged, _is_concrete)
         taken: dict[str, Tensor] = {}
         try:
             for key in sorted(weights_quantizers):
@@ -86,9 +99,7 @@ class PytorchQuantizationWrapper(ForwardsAttributes):
         quantized = {key: self._quantized(key) for key in self.weights_quantizers}
         keywords = {**self.op_call_kwargs, **kwargs}
         if self.weight_values:
-            inputs = list(args)
-            for position, value in quantized.items():
-                inputs.insert(int(position), value)
+            inputs = with_positional_weights(args, quantized)
             if self.is_inputs_as_list:
                 return self.layer(inputs, *self.op_call_args, **keywords)
             return self.layer(*inputs, *self.op_call_args, **keywords)
@@ -108,7 +119,7 @@ class PytorchQuantizationWrapper(ForwardsAttributes):
 
     def get_quantized_weights(self) -> dict[WeightKey, Tensor]:
         """Quantized value of each weight, in the mode (training or not) of the wrapper."""
-        return {key: self._quantized(key) for key in self.weights_quantizers}
+        return {key: self._compute(key) for key in self.weights_quantizers}
 
     def get_integer_weights(self) -> dict[WeightKey, Tensor]:
         """Integer codes of each weight: int32, shape of the weight.
@@ -116,9 +127,7 @@ class PytorchQuantizationWrapper(ForwardsAttributes):
         Raises:
             TypeError: a quantizer of the user's own has no `quantize`.
         """
-        for key, quantizer in self.weights_quantizers.items():
-            if not callable(getattr(quantizer, "quantize", None)):
-                raise TypeError(f"The quantizer of {key!r} must have `quantize`. Received: {type(quantizer).__name__}")
+        check_has_quantize(self.weights_quantizers)
         return {
             key: quantizer.quantize(self._float_weight(key).detach())
             for key, quantizer in self.weights_quantizers.items()
@@ -131,6 +140,23 @@ class PytorchQuantizationWrapper(ForwardsAttributes):
             if quantizer is not self.weights_quantizers[key]:
                 self.set_quantizer(key, quantizer)
 
+    def set_quantizer(self, key: WeightKey, quantizer: Any) -> None:
+        """Quantize the weight `key` with `quantizer` from now on."""
+        name = parameter_name(key)
+        self._modules.pop(f"{name}_quantizer", None)
+        if isinstance(quantizer, nn.Module):
+            # Registered, so that its state follows the wrapper.
+            self.add_module(f"{name}_quantizer", quantizer)
+        self._cache.drop()
+        self.weights_quantizers[key] = quantizer
+        self._takes_training[key] = takes_training(quantizer)
+        quantizer.initialize_quantization(self._float_weight(key).shape, name, self)
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode; quantized weights that were kept for inference are given up."""
+        self._cache.drop()
+        return super().train(mode)
+
     def _take_weight(self, key: WeightKey) -> None:
         if isinstance(key, str):
             weight = getattr(self.layer, key)
@@ -140,63 +166,59 @@ class PytorchQuantizationWrapper(ForwardsAttributes):
         else:
             # A constant of a function: a copy, because loading a state writes into it.
             parameter = nn.Parameter(self.weight_values[key].detach().clone(), requires_grad=False)
-        self.register_parameter(_parameter_name(key), parameter)
-
-    def set_quantizer(self, key: WeightKey, quantizer: Any) -> None:
-        """Quantize the weight `key` with `quantizer` from now on."""
-        name = _parameter_name(key)
-        self._modules.pop(f"{name}_quantizer", None)
-        if isinstance(quantizer, nn.Module):
-            # Registered, so that its state follows the wrapper.
-            self.add_module(f"{name}_quantizer", quantizer)
-        self.weights_quantizers[key] = quantizer
-        self._takes_training[key] = takes_training(quantizer)
-        quantizer.initialize_quantization(self._float_weight(key).shape, name, self)
+        self.register_parameter(parameter_name(key), parameter)
 
     def _float_weight(self, key: WeightKey) -> nn.Parameter:
-        return self.get_parameter(_parameter_name(key))
+        return self.get_parameter(parameter_name(key))
 
-    def _quantized(self, key: WeightKey) -> Tensor:
+    def _compute(self, key: WeightKey) -> Tensor:
         quantizer, weight = self.weights_quantizers[key], self._float_weight(key)
         result: Tensor = quantizer(weight, self.training) if self._takes_training[key] else quantizer(weight)
         return result
 
-
-def _parameter_name(key: WeightKey) -> str:
-    return key if isinstance(key, str) else f"{POSITIONAL_WEIGHT}_{key}"
+    def _quantized(self, key: WeightKey) -> Tensor:
+        quantizer, weight = self.weights_quantizers[key], self._float_weight(key)
+        # Only what is frozen can be kept.
+        if self.training or not isinstance(quantizer, BasePyTorchInferableQuantizer):
+            return self._compute(key)
+        # A tensor made in inference mode could not be used outside of it.
+        with torch.inference_mode(False):
+            result: Tensor = self._cache.fetch(key, (weight, *quantizer.buffers()), lambda: self._compute(key))
+        return result
 
 
 def _check_arguments(module: Any, weights_quantizers: Any, weight_values: Any) -> None:
     if not callable(module):
         raise TypeError(f"`module` must be a module or a function. Received: {LAYER}={module!r}")
-    if not isinstance(weights_quantizers, Mapping):
-        raise TypeError(
-            "`weights_quantizers` must be a dictionary of quantizers by attribute name or position. "
-            f"Received: {weights_quantizers!r}"
-        )
-    if {type(key) for key in weights_quantizers} not in ({str}, {int}, set()):
-        raise TypeError(
-            f"`weights_quantizers` must have only names or only positions as keys. Received: {list(weights_quantizers)}"
-        )
-    if weight_values is not None and not isinstance(weight_values, Mapping):
-        raise TypeError(f"`weight_values` must be a dictionary of tensors by position. Received: {weight_values!r}")
-    for key, quantizer in weights_quantizers.items():
-        if not is_quantizer(quantizer):
-            raise TypeError(f"`weights_quantizers[{key!r}]` must be a quantizer. Received: {quantizer!r}")
-        if isinstance(key, str):
-            if not isinstance(getattr(module, key, None), Tensor):
-                raise ValueError(
-                    f"`weights_quantizers` must name tensors of the module. Received: {key!r}, which "
-                    f"{type(module).__name__} does not have as a tensor"
-                )
-        elif key < 0:
-            raise ValueError(f"`weights_quantizers` must have positions from 0 as keys. Received: position {key}")
-        elif key not in (weight_values or {}):
-            raise ValueError(f"`weight_values` must hold a tensor for each position. Received: none for position {key}")
-        elif not isinstance(value := (weight_values or {})[key], Tensor):
-            raise TypeError(f"`weight_values[{key}]` must be a tensor. Received: {value!r}")
-    if weight_values and set(weight_values) != set(weights_quantizers):
-        raise ValueError(
-            "`weight_values` and `weights_quantizers` must have the same positions as keys. "
-            f"Received: {sorted(weight_values)} and {sorted(weights_quantizers)}"
-        )
+    check_wrapped_weights(weights_quantizers, weight_values, lambda value: isinstance(value, Tensor))
+    for key in weights_quantizers:
+        if isinstance(key, str) and not isinstance(getattr(module, key, None), Tensor):
+            raise ValueError(
+                f"`weights_quantizers` must name tensors of the module. Received: {key!r}, which "
+                f"{type(module).__name__} does not have as a tensor"
+            )
+
+
+def _snapshot(tensor: Tensor) -> tuple[Tensor, int]:
+    # On the CPU a copy, so that every change is seen. Elsewhere looking at values would wait for the device: there the
+    # version counter of autograd tells, and the alias keeps the memory from being given to another tensor.
+    return (tensor.detach().clone(), 0) if tensor.device.type == "cpu" else (tensor.detach(), tensor._version)
+
+
+def _is_unchanged(tensor: Tensor, snapshot: tuple[Tensor, int]) -> bool:
+    kept, version = snapshot
+    if (tensor.shape, tensor.dtype, tensor.device) != (kept.shape, kept.dtype, kept.device):
+        return False
+    if tensor.device.type == "cpu":
+        return torch.equal(tensor, kept)
+    return tensor.data_ptr() == kept.data_ptr() and tensor._version == version
+
+
+def _is_concrete(tensor: Tensor) -> bool:
+    # Not while a graph is captured, and not what a transformation puts in the place of parameters and buffers.
+    return (
+        type(tensor) in (nn.Parameter, Tensor)
+        and not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]  # torch has no types here
+        and not tensor.is_inference()
+    )

@@ -6,8 +6,6 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from torch import nn
-
 from mct_quantizers.common.constants import TRAINING
 
 
@@ -18,10 +16,12 @@ def is_quantizer(value: Any) -> bool:
 
 def takes_training(quantizer: Any) -> bool:
     """Whether the call of `quantizer` has an argument named `training`."""
-    # A module that keeps torch's own call runs `forward`; one that overrides it runs that.
-    keeps_call = isinstance(quantizer, nn.Module) and type(quantizer).__call__ is nn.Module.__call__
-    call = quantizer.forward if keeps_call else quantizer.__call__
-    return TRAINING in inspect.signature(call).parameters
+    parameters = inspect.signature(quantizer.__call__).parameters
+    if all(item.kind in (item.VAR_POSITIONAL, item.VAR_KEYWORD) for item in parameters.values()):
+        # The call of a framework's module passes everything on; its `forward` (torch) or `call` (Keras) tells more.
+        inner = getattr(quantizer, "forward", None) or getattr(quantizer, "call", None)
+        parameters = parameters if inner is None else inspect.signature(inner).parameters
+    return TRAINING in parameters
 
 
 def inferable_of(quantizer: Any) -> Any:

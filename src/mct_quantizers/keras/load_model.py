@@ -1,0 +1,76 @@
+# SPDX-FileCopyrightText: The quantizers-infrastructure authors
+# SPDX-License-Identifier: Apache-2.0
+"""Loads quantized Keras models; nothing in a file is executed."""
+
+import json
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from mct_quantizers.keras.metadata import METADATA_FILE, MetadataLayer
+from mct_quantizers.keras.quantizers.base import quantizer_scope
+
+__all__ = ["keras_load_quantized_model"]
+
+
+def keras_load_quantized_model(
+    filepath: str | Path, custom_objects: Mapping[str, Any] | None = None, compile: bool = True, options: Any = None
+) -> keras.Model:
+    """Load a `.keras` file that holds quantizers, in Keras's safe mode.
+
+    Our layers and quantizers are registered with Keras, so `keras.saving.load_model` reads the same file; this function
+    also finds quantizer classes of the user's own by their names, restores `model.metadata`, and gives every kind of
+    damage one kind of error.
+
+    Args:
+        filepath: the file, ending with .keras.
+        custom_objects: other classes and functions by name; they come before ours.
+        compile: whether to compile the model as it was when saved.
+        options: not used by Keras 3; must be None.
+
+    Returns:
+        The model; with metadata, if the file has any.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: another kind of file, a damaged one, one that holds code (a Lambda layer), or one with a class that
+            nobody has imported.
+    """
+    path = Path(filepath)
+    if options is not None:
+        raise ValueError(f"`options` must be None: Keras 3 has no loading options. Received: options={options!r}")
+    if not path.is_file():
+        raise FileNotFoundError(f"`filepath` must be a file. Received: {str(path)!r}")
+    if path.suffix != ".keras" or not zipfile.is_zipfile(path):
+        raise ValueError(
+            "`filepath` must be a file in Keras 3's format, ending with '.keras'. "
+            f"Received: {str(path)!r}. Load a .h5 file with keras.saving.load_model and save it as .keras."
+        )
+    try:
+        with quantizer_scope(custom_objects):
+            model = keras.saving.load_model(path, compile=compile, safe_mode=True)
+        metadata = _metadata_of(path)
+    except Exception as error:
+        # Damage shows in as many ways as a file has parts: archive, JSON, HDF5, the constructor of any layer.
+        raise ValueError(f"The file {path} cannot be loaded: {type(error).__name__}: {error}") from error
+    if metadata is not None:
+        if not isinstance(getattr(model, "metadata_layer", None), MetadataLayer):
+            model.metadata_layer = MetadataLayer(metadata)
+        model.metadata = metadata
+    return model
+
+
+def _metadata_of(path: Path) -> dict[str, Any] | None:
+    with zipfile.ZipFile(path) as archive:
+        found = [name for name in archive.namelist() if name.rpartition("/")[2] == METADATA_FILE]
+        if not found:
+            return None
+        if len(found) > 1:
+            raise ValueError(f"Expected one {METADATA_FILE} in the archive. Received: {found}")
+        metadata = json.loads(archive.read(found[0]))
+    if not isinstance(metadata, dict):
+        raise TypeError(f"Expected an object in {METADATA_FILE}. Received: {type(metadata).__name__}")
+    return metadata

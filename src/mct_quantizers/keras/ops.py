@@ -1,0 +1,167 @@
+# SPDX-FileCopyrightText: The quantizers-infrastructure authors
+# SPDX-License-Identifier: Apache-2.0
+"""The Keras twin of the namespace of tensor functions (`mct_quantizers.common.ops.Ops`), over `keras.ops`."""
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from mct_quantizers.common import arithmetic
+
+Tensor = Any
+_BACKEND = keras.config.backend()
+_HALF_PRECISION = ("float16", "bfloat16")
+
+
+def check_floating_point(x: Tensor) -> None:
+    """`x` holds floating-point numbers.
+
+    Raises:
+        TypeError: it does not.
+    """
+    dtype = keras.backend.standardize_dtype(x.dtype)
+    if not keras.backend.is_float_dtype(dtype):
+        raise TypeError(f"Expected a tensor of floating-point numbers. Received: dtype {dtype}")
+
+
+def to_compute_dtype(x: Tensor) -> Tensor:
+    """See `Ops.to_compute_dtype`; NumPy arrays become tensors."""
+    x = keras.ops.convert_to_tensor(x)
+    check_floating_point(x)
+    return keras.ops.cast(x, "float32") if keras.backend.standardize_dtype(x.dtype) in _HALF_PRECISION else x
+
+
+def cast_like(x: Tensor, like: Tensor) -> Tensor:
+    """See `Ops.cast_like`."""
+    return keras.ops.cast(x, keras.backend.standardize_dtype(like.dtype))
+
+
+def to_integer(x: Tensor) -> Tensor:
+    """See `Ops.to_integer`; not inside a compiled function, where no value can be looked at."""
+    if bool(keras.ops.any(keras.ops.isnan(x))):
+        raise ValueError("Expected a tensor without NaN: no integer stands for it.")
+    return keras.ops.cast(x, "int32")
+
+
+def constant(value: Any, like: Tensor) -> Tensor:
+    """See `Ops.constant`."""
+    dtype = keras.backend.standardize_dtype(like.dtype)
+    # A copy: torch warns of NumPy arrays that cannot be written to.
+    return keras.ops.convert_to_tensor(np.array(value), dtype="float64" if dtype == "float64" else "float32")
+
+
+def shape(x: Tensor) -> Sequence[int]:
+    """See `Ops.shape`; None for an axis whose length is not known yet."""
+    return tuple(x.shape)
+
+
+def reshape(x: Tensor, shape: Sequence[int]) -> Tensor:
+    """See `Ops.reshape`."""
+    return keras.ops.reshape(x, tuple(shape))
+
+
+def divide(x: Tensor, y: Tensor) -> Tensor:
+    """See `Ops.divide`."""
+    if _BACKEND != "torch":
+        # TensorFlow and XLA turn a division by a constant into a product with its inverse, which gives other codes at
+        # some points. A divisor that depends on `x` is no constant; where `x` is NaN, so is the result.
+        y = keras.ops.where(keras.ops.isnan(x), keras.ops.ones_like(y), y)
+    return keras.ops.divide(x, y)
+
+
+def round(x: Tensor) -> Tensor:
+    """See `Ops.round`."""
+    return keras.ops.round(x)
+
+
+def clip(x: Tensor, low: float, high: float) -> Tensor:
+    """See `Ops.clip`."""
+    return keras.ops.clip(x, low, high)
+
+
+def where(condition: Tensor, x: Tensor, y: Tensor | float) -> Tensor:
+    """See `Ops.where`."""
+    return keras.ops.where(condition, x, y)
+
+
+def absolute(x: Tensor) -> Tensor:
+    """See `Ops.absolute`."""
+    return keras.ops.absolute(x)
+
+
+def maximum(x: Tensor, low: float) -> Tensor:
+    """See `Ops.maximum`."""
+    return keras.ops.maximum(x, low)
+
+
+def frexp(x: Tensor) -> tuple[Tensor, Tensor]:
+    """See `Ops.frexp`; of normal numbers, read from their bits."""
+    double = keras.backend.standardize_dtype(x.dtype) == "float64"
+    integer, fraction_bits, bias = ("int64", 52, 1022) if double else ("int32", 23, 126)
+    bits = keras.ops.view(x, integer)
+    exponent_mask = (2 * bias + 3) << fraction_bits
+    exponent = keras.ops.right_shift(keras.ops.bitwise_and(bits, exponent_mask), fraction_bits) - bias
+    half = keras.ops.bitwise_or(keras.ops.bitwise_and(bits, ~exponent_mask), bias << fraction_bits)
+    return keras.ops.view(half, "float64" if double else "float32"), exponent
+
+
+def search_sorted(boundaries: Tensor, x: Tensor) -> Tensor:
+    """See `Ops.search_sorted`."""
+    # TensorFlow searches for vectors only.
+    found = keras.ops.searchsorted(boundaries, keras.ops.reshape(x, (-1,)), side="right")
+    return keras.ops.reshape(found, keras.ops.shape(x))
+
+
+def take(values: Tensor, indices: Tensor) -> Tensor:
+    """See `Ops.take`."""
+    return keras.ops.take(values, indices)
+
+
+def stop_gradient(x: Tensor) -> Tensor:
+    """See `Ops.stop_gradient`."""
+    return keras.ops.stop_gradient(x)
+
+
+def fake_quantize_learned(
+    x: Tensor, scale: Tensor, zero_point: Tensor | None, quant_min: int, quant_max: int, gradient_factor: float
+) -> Tensor:
+    """See `Ops.fake_quantize_learned`."""
+    own = sys.modules[__name__]
+    values = to_compute_dtype(x)
+    result = arithmetic.fake_quantize_learned(values, scale, zero_point, quant_min, quant_max, gradient_factor, own)
+    return cast_like(result, x)
+
+
+def is_concrete(x: Tensor) -> bool:
+    """Whether `x` holds values now, and is no stand-in of a function that is being compiled."""
+    if _BACKEND == "tensorflow":
+        import tensorflow as tf
+
+        return bool(tf.executing_eagerly())
+    if _BACKEND == "jax":
+        import jax
+
+        return not isinstance(x, jax.core.Tracer)
+    if _BACKEND == "torch":
+        import torch
+
+        return not torch.compiler.is_compiling() and x.device.type != "meta"
+    return True
+
+
+def snapshot(x: Tensor) -> Tensor:
+    """What `is_unchanged` needs to know of `x`, a tensor that `is_concrete`."""
+    # JAX never writes into an array.
+    return x if _BACKEND == "jax" else keras.ops.copy(x)
+
+
+def is_unchanged(x: Tensor, snapshot: Tensor) -> bool:
+    """Whether `x` is as it was at its snapshot."""
+    if _BACKEND == "jax":
+        return x is snapshot
+    if x.shape != snapshot.shape or x.dtype != snapshot.dtype:
+        return False
+    return bool(keras.ops.all(keras.ops.equal(x, snapshot)))
