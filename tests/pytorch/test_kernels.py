@@ -7,7 +7,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch_samples import NUM_BITS, aligned, assert_same_bits, corners, grid
+from corner_samples import NUM_BITS, corners, grid
+from torch_samples import aligned, assert_same_bits
 
 from mct_quantizers.common import arithmetic, numpy_ops
 from mct_quantizers.pytorch import kernels

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from torch_samples import assert_same_bits, corners, grid
+from corner_samples import corners, grid
+from torch_samples import assert_same_bits
 
 from mct_quantizers.common import arithmetic, numpy_ops
 from mct_quantizers.common.ops import Ops

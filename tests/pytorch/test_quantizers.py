@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch_samples import NUM_BITS, assert_same_bits, corners, grid
+from corner_samples import NUM_BITS, corners, grid
+from torch_samples import assert_same_bits
 
 from mct_quantizers import QuantizationMethod, QuantizationTarget, pytorch_quantizers
 from mct_quantizers.common import arithmetic, numpy_ops

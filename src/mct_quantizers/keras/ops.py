@@ -48,9 +48,15 @@ def to_integer(x: Tensor) -> Tensor:
 
 def constant(value: Any, like: Tensor) -> Tensor:
     """See `Ops.constant`."""
-    dtype = keras.backend.standardize_dtype(like.dtype)
+    dtype = "float64" if keras.backend.standardize_dtype(like.dtype) == "float64" else "float32"
     # A copy: torch warns of NumPy arrays that cannot be written to.
-    return keras.ops.convert_to_tensor(np.array(value), dtype="float64" if dtype == "float64" else "float32")
+    value = np.array(value)
+    if _BACKEND == "torch":
+        import torch
+
+        # torch.compile cannot look into Keras's own conversion of arrays.
+        return torch.as_tensor(value, dtype=getattr(torch, dtype), device=like.device)
+    return keras.ops.convert_to_tensor(value, dtype=dtype)
 
 
 def shape(x: Tensor) -> Sequence[int]:
@@ -112,7 +118,9 @@ def search_sorted(boundaries: Tensor, x: Tensor) -> Tensor:
     """See `Ops.search_sorted`."""
     # TensorFlow searches for vectors only.
     found = keras.ops.searchsorted(boundaries, keras.ops.reshape(x, (-1,)), side="right")
-    return keras.ops.reshape(found, keras.ops.shape(x))
+    found = keras.ops.reshape(found, keras.ops.shape(x))
+    # XLA puts NaN below all boundaries, all others above.
+    return keras.ops.where(keras.ops.isnan(x), boundaries.shape[0], found)
 
 
 def take(values: Tensor, indices: Tensor) -> Tensor:
