@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pytest
 import torch
+from corner_samples import NUM_BITS, corners, grid
 from hypothesis import given
 from hypothesis import strategies as st
-from corner_samples import NUM_BITS, corners, grid
 from torch_samples import aligned, assert_same_bits
 
 from mct_quantizers.common import arithmetic, numpy_ops

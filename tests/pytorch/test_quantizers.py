@@ -8,8 +8,8 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from torch import nn
 from corner_samples import NUM_BITS, corners, grid
+from torch import nn
 from torch_samples import assert_same_bits
 
 from mct_quantizers import QuantizationMethod, QuantizationTarget, pytorch_quantizers

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from mct_quantizers import BaseInferableQuantizer, pytorch_quantizers
 from mct_quantizers.common.quant_params import QuantParams
 
+
 def assert_same_bits(actual: Tensor, expected: np.ndarray) -> None:
     """Equal to the last bit, the sign of zero included; any NaN equals any NaN."""
     ours = actual.detach().cpu().numpy()

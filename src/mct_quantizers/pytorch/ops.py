@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mct_quantizers.pytorch import kernels
 
@@ -112,3 +112,30 @@ def fake_quantize_learned(
 ) -> Tensor:
     """See `Ops.fake_quantize_learned`: fused, one pass forward and one backward."""
     return kernels.fake_quantize_learned(x, scale, zero_point, quant_min, quant_max, gradient_factor)
+
+
+def is_concrete(x: Tensor) -> bool:
+    """Whether `x` holds values that can be kept, and is no stand-in while a function is traced or transformed."""
+    return (
+        type(x) in (nn.Parameter, Tensor)
+        and not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]  # torch has no types here
+        and not x.is_inference()
+    )
+
+
+def snapshot(x: Tensor) -> tuple[Tensor, int]:
+    """What `is_unchanged` needs to know of `x`, a tensor that `is_concrete`."""
+    # On the CPU a copy, so that every change is seen. Elsewhere looking at values would wait for the device: there the
+    # version counter of autograd tells, and the alias keeps the memory from being given to another tensor.
+    return (x.detach().clone(), 0) if x.device.type == "cpu" else (x.detach(), x._version)
+
+
+def is_unchanged(x: Tensor, snapshot: tuple[Tensor, int]) -> bool:
+    """Whether `x` is as it was at its snapshot."""
+    kept, version = snapshot
+    if (x.shape, x.dtype, x.device) != (kept.shape, kept.dtype, kept.device):
+        return False
+    if x.device.type == "cpu":
+        return torch.equal(x, kept)
+    return x.data_ptr() == kept.data_ptr() and x._version == version

@@ -18,6 +18,7 @@ from mct_quantizers.common.wrapped_weights import (
     parameter_name,
     with_positional_weights,
 )
+from mct_quantizers.pytorch import ops
 from mct_quantizers.pytorch.attribute_forwarding import ForwardsAttributes
 from mct_quantizers.pytorch.quantizers.base import BasePyTorchInferableQuantizer
 
@@ -65,7 +66,7 @@ class PytorchQuantizationWrapper(ForwardsAttributes):
         self.is_inputs_as_list = is_inputs_as_list
         self.weights_quantizers: dict[WeightKey, Any] = {}
         self._takes_training: dict[WeightKey, bool] = {}
-        self._cache = WeightCache(_snapshot, _is_unchanged, _is_concrete)
+        self._cache = WeightCache(ops.snapshot, ops.is_unchanged, ops.is_concrete)
         taken: dict[str, Tensor] = {}
         try:
             for key in sorted(weights_quantizers):
@@ -169,7 +170,9 @@ class PytorchQuantizationWrapper(ForwardsAttributes):
         self.register_parameter(parameter_name(key), parameter)
 
     def _float_weight(self, key: WeightKey) -> nn.Parameter:
-        return self.get_parameter(parameter_name(key))
+        # By attribute: `torch.func.functional_call` puts plain tensors in the place of parameters.
+        weight: nn.Parameter = getattr(self, parameter_name(key))
+        return weight
 
     def _compute(self, key: WeightKey) -> Tensor:
         quantizer, weight = self.weights_quantizers[key], self._float_weight(key)
@@ -178,8 +181,9 @@ class PytorchQuantizationWrapper(ForwardsAttributes):
 
     def _quantized(self, key: WeightKey) -> Tensor:
         quantizer, weight = self.weights_quantizers[key], self._float_weight(key)
-        # Only what is frozen can be kept.
-        if self.training or not isinstance(quantizer, BasePyTorchInferableQuantizer):
+        # Only what is frozen can be kept, and only of the wrapper's own weight: `torch.func` puts others in its place.
+        is_own = type(weight) is nn.Parameter
+        if self.training or not is_own or not isinstance(quantizer, BasePyTorchInferableQuantizer):
             return self._compute(key)
         # A tensor made in inference mode could not be used outside of it.
         with torch.inference_mode(False):
@@ -197,28 +201,3 @@ def _check_arguments(module: Any, weights_quantizers: Any, weight_values: Any) -
                 f"`weights_quantizers` must name tensors of the module. Received: {key!r}, which "
                 f"{type(module).__name__} does not have as a tensor"
             )
-
-
-def _snapshot(tensor: Tensor) -> tuple[Tensor, int]:
-    # On the CPU a copy, so that every change is seen. Elsewhere looking at values would wait for the device: there the
-    # version counter of autograd tells, and the alias keeps the memory from being given to another tensor.
-    return (tensor.detach().clone(), 0) if tensor.device.type == "cpu" else (tensor.detach(), tensor._version)
-
-
-def _is_unchanged(tensor: Tensor, snapshot: tuple[Tensor, int]) -> bool:
-    kept, version = snapshot
-    if (tensor.shape, tensor.dtype, tensor.device) != (kept.shape, kept.dtype, kept.device):
-        return False
-    if tensor.device.type == "cpu":
-        return torch.equal(tensor, kept)
-    return tensor.data_ptr() == kept.data_ptr() and tensor._version == version
-
-
-def _is_concrete(tensor: Tensor) -> bool:
-    # Not while a graph is captured, and not what a transformation puts in the place of parameters and buffers.
-    return (
-        type(tensor) in (nn.Parameter, Tensor)
-        and not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]  # torch has no types here
-        and not tensor.is_inference()
-    )
