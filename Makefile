@@ -9,10 +9,15 @@ demo: $(VENV)/.installed
 	$(BIN)/mct demo
 
 test: $(VENV)/.installed lint
-	$(BIN)/pytest -n auto
+	KERAS_BACKEND=tensorflow $(BIN)/pytest -n auto
+	KERAS_BACKEND=jax $(BIN)/pytest -n auto -m "keras and not slow"
+	KERAS_BACKEND=torch $(BIN)/pytest -n auto -m "keras and not slow"
 
 test-slow: $(VENV)/.installed
 	$(BIN)/pytest -n auto -m slow
+
+# TensorFlow writes pages about the machine's instructions otherwise.
+export TF_CPP_MIN_LOG_LEVEL := 3
 
 # The checks stand once, in .pre-commit-config.yaml; a commit hook and CI run the same.
 lint: $(VENV)/.installed
@@ -20,7 +25,7 @@ lint: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[torch,onnx,dev]"
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[torch,keras,jax,onnx,dev]" tensorflow-cpu
 	touch $@
 
 clean:

@@ -4,14 +4,14 @@
 
 from typing import TYPE_CHECKING
 
-from mct_quantizers import _lazy
+from mct_quantizers import _lazy, _paths
 from mct_quantizers._version import __version__
 from mct_quantizers.common import constants
 from mct_quantizers.common.base_inferable_quantizer import BaseInferableQuantizer, mark_quantizer
 from mct_quantizers.common.quant_info import QuantizationMethod, QuantizationTarget
 
 if TYPE_CHECKING:
-    from mct_quantizers import common, keras, pytorch
+    from mct_quantizers import common, keras, logger, pytorch
     from mct_quantizers.keras import quantizers as keras_quantizers
     from mct_quantizers.keras.activation_quantization_holder import (
         KerasActivationQuantizationHolder,
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
         PytorchFLNActivationQuantizationHolder,
         PytorchPreservingActivationQuantizationHolder,
     )
+    from mct_quantizers.pytorch.load_model import pytorch_load_quantized_model, pytorch_save_quantized_model
+    from mct_quantizers.pytorch.onnx_ops import get_ort_session_options
     from mct_quantizers.pytorch.quantize_wrapper import PytorchQuantizationWrapper
 
 __all__ = [
@@ -43,12 +45,16 @@ __all__ = [
     "__version__",
     "common",
     "constants",
+    "get_ort_session_options",
     "keras",
     "keras_load_quantized_model",
     "keras_quantizers",
+    "logger",
     "mark_quantizer",
     "pytorch",
+    "pytorch_load_quantized_model",
     "pytorch_quantizers",
+    "pytorch_save_quantized_model",
 ]
 
 _HOLDERS = "mct_quantizers.pytorch.activation_quantization_holder"
@@ -58,10 +64,14 @@ _LAZY = {
     "KerasFLNActivationQuantizationHolder": _KERAS_HOLDERS,
     "KerasPreservingActivationQuantizationHolder": _KERAS_HOLDERS,
     "KerasQuantizationWrapper": "mct_quantizers.keras.quantize_wrapper",
+    "get_ort_session_options": "mct_quantizers.pytorch.onnx_ops",
     "keras": "mct_quantizers.keras:",
     "keras_load_quantized_model": "mct_quantizers.keras.load_model",
     "keras_quantizers": "mct_quantizers.keras.quantizers:",
+    "logger": "mct_quantizers.logger:",
     "pytorch": "mct_quantizers.pytorch:",
+    "pytorch_load_quantized_model": "mct_quantizers.pytorch.load_model",
+    "pytorch_save_quantized_model": "mct_quantizers.pytorch.load_model",
     "PytorchActivationQuantizationHolder": _HOLDERS,
     "PytorchFLNActivationQuantizationHolder": _HOLDERS,
     "PytorchPreservingActivationQuantizationHolder": _HOLDERS,
@@ -70,3 +80,4 @@ _LAZY = {
 }
 
 __getattr__, __dir__ = _lazy.attach(__name__, _LAZY, __all__)
+_paths.install()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from engines import WINGS, quantizers_of, run_on
 
 from mct_quantizers.common import arithmetic, numpy_ops
 from mct_quantizers.common.lookup_table import LookupTable
@@ -87,10 +88,8 @@ def test_numpy_formula_equals_the_recorded_outputs(name, arrays):
 
 
 @pytest.mark.parametrize("name", ALL_CASES)
-def test_pytorch_class_equals_the_recorded_outputs(name, arrays):
-    torch = pytest.importorskip("torch")
-    from mct_quantizers import pytorch_quantizers
-
-    cls = getattr(pytorch_quantizers, name)
-    checked = check(name, arrays, lambda arguments, x: cls(**arguments)(torch.from_numpy(x)).numpy())
+@pytest.mark.parametrize("wing", WINGS)
+def test_class_equals_the_recorded_outputs(wing, name, arrays):
+    cls = getattr(quantizers_of(wing), name)
+    checked = check(name, arrays, lambda arguments, x: run_on(wing, [cls(**arguments)], x)[0])
     assert checked == ALL_CASES[name]

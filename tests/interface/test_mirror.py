@@ -18,7 +18,10 @@ PACKAGE = Path(mct_quantizers.__file__).parent
 ONLY_PYTORCH_FILES = {
     "attribute_forwarding.py",  # Keras layers are asked through `wrapper.layer`
     "onnx_ops.py",  # operators of ONNX files, which are written from PyTorch
+    "onnx_nodes.py",
     "onnxruntime_validations.py",
+    "model_description.py",  # what a file says of a model; Keras models describe themselves
+    "model_rebuild.py",
 }
 ONLY_KERAS_FILES = {"function_layer.py"}  # a Keras wrapper holds layers only, and a function must become one
 WORDS = {"Pytorch": "Framework", "PyTorch": "Framework", "Keras": "Framework", "pytorch": "framework"}
@@ -43,6 +46,11 @@ ONLY_PYTORCH = {
     "to_torch_tensor",
 }
 ONLY_KERAS = {
+    "compiled",
+    # tables without a search, for what compilers make of it
+    "Assignment",
+    "assignment_of",
+    "lut_quantize",
     "PACKAGE",
     "quantizer_scope",
     "MetadataLayer",

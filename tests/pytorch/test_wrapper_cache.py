@@ -200,6 +200,7 @@ def test_inference_mode_and_gradients_to_the_input_go_together():
     assert torch.equal(x.grad, wrapper.get_quantized_weights()["weight"].sum(0).expand(4, 5))
 
 
+@pytest.mark.filterwarnings("ignore:There is a performance drop")  # torch has no batching rule for clamp in place
 def test_compiled_exported_and_transformed_calls_see_changes_too():
     wrapper, _ = wrapped()
     compiled = torch.compile(wrapper, fullgraph=True, backend="aot_eager")

@@ -9,14 +9,19 @@ from pathlib import Path
 import pytest
 
 EXPECTED = json.loads(Path(__file__).with_name("public_api.json").read_text(encoding="utf-8"))
-NEEDS_TORCH = "mct_quantizers.pytorch.quantizers"
+WINGS = {"mct_quantizers.pytorch.quantizers": "torch", "mct_quantizers.keras.quantizers": "keras"}
 
 
 @pytest.fixture(params=sorted(EXPECTED))
 def face(request):
-    if request.param == NEEDS_TORCH:
-        pytest.importorskip("torch")
+    if request.param in WINGS:
+        pytest.importorskip(WINGS[request.param])
     return importlib.import_module(request.param)
+
+
+def need_the_frameworks():
+    for framework in WINGS.values():
+        pytest.importorskip(framework)
 
 
 def test_names_are_those_of_the_list(face):
@@ -25,7 +30,7 @@ def test_names_are_those_of_the_list(face):
 
 
 def test_every_name_resolves(face):
-    pytest.importorskip("torch")
+    need_the_frameworks()
     for name in face.__all__:
         assert getattr(face, name) is not None
         assert getattr(face, name) is getattr(face, name)
@@ -36,7 +41,7 @@ def test_dir_shows_every_name(face):
 
 
 def test_every_public_class_and_function_says_what_it_is(face):
-    pytest.importorskip("torch")
+    need_the_frameworks()
     for name in face.__all__:
         value = getattr(face, name)
         if callable(value):
@@ -49,9 +54,11 @@ def test_the_list_is_sorted_and_without_repetition():
 
 
 def test_one_name_means_one_thing_everywhere():
-    pytest.importorskip("torch")
+    need_the_frameworks()
     objects = {}
     for module in EXPECTED:
+        if module == "mct_quantizers.keras.quantizers":
+            continue  # the mirror image has the names of the other wing
         for name in EXPECTED[module]:
             value = getattr(importlib.import_module(module), name)
             assert objects.setdefault(name, value) is value, name

@@ -125,9 +125,14 @@ def lut_quantize_tensor(
     A binary search needs no axis of the length of the table: memory for three tensors of the size of `x`.
     """
     threshold = ops.reshape(threshold, broadcast_shape(len(ops.shape(x)), grid.axis))
+    indices = ops.search_sorted(boundaries, grid_position(x, threshold, grid, ops))
+    return ops.take(levels, indices) * threshold
+
+
+def grid_position(x: Tensor, threshold: Tensor, grid: FineGrid, ops: Ops) -> Tensor:
+    """`clip(x / (threshold + eps) · level_scale, low, high)`: where `x` lies on a finer grid, not rounded."""
     # Division by a power of two is exact, and does not warn of overflow as a product does.
-    x = ops.clip(ops.divide(ops.divide(x, threshold + grid.eps), 1.0 / grid.level_scale), grid.low, grid.high)
-    return ops.take(levels, ops.search_sorted(boundaries, x)) * threshold
+    return ops.clip(ops.divide(ops.divide(x, threshold + grid.eps), 1.0 / grid.level_scale), grid.low, grid.high)
 
 
 def round_ste(x: Tensor, ops: Ops) -> Tensor:

@@ -67,7 +67,7 @@ def clip(x: Array, low: float, high: float) -> Array:
     return np.clip(x, low, high)
 
 
-def where(condition: Array, x: Array, y: Any) -> Array:
+def where(condition: Array, x: Any, y: Any) -> Array:
     """See `Ops.where`."""
     return np.where(condition, x, y)
 

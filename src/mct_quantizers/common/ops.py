@@ -47,7 +47,7 @@ class Ops(Protocol):
     def clip(self, x: Tensor, low: float, high: float) -> Tensor:
         """`x` limited to `low … high`; NaN stays NaN."""
 
-    def where(self, condition: Tensor, x: Tensor, y: Tensor | float) -> Tensor:
+    def where(self, condition: Tensor, x: Tensor | float, y: Tensor | float) -> Tensor:
         """`x` where the condition holds, else `y`."""
 
     def absolute(self, x: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 """The Keras twin of the namespace of tensor functions (`mct_quantizers.common.ops.Ops`), over `keras.ops`."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -13,6 +13,8 @@ from mct_quantizers.common import arithmetic
 
 Tensor = Any
 _BACKEND = keras.config.backend()
+COMPILES_CALLS = _BACKEND == "jax"
+"""Whether a single call is worth compiling: JAX does so for any shape as a matter of course."""
 _HALF_PRECISION = ("float16", "bfloat16")
 
 
@@ -71,10 +73,12 @@ def reshape(x: Tensor, shape: Sequence[int]) -> Tensor:
 
 def divide(x: Tensor, y: Tensor) -> Tensor:
     """See `Ops.divide`."""
-    if _BACKEND != "torch":
+    if _BACKEND != "torch" and not isinstance(y, float):
         # TensorFlow and XLA turn a division by a constant into a product with its inverse, which gives other codes at
-        # some points. A divisor that depends on `x` is no constant; where `x` is NaN, so is the result.
-        y = keras.ops.where(keras.ops.isnan(x), keras.ops.ones_like(y), y)
+        # some points. A divisor that seems to depend on `x` is no constant for them; no number is NaN and positive.
+        some = keras.ops.sum(keras.ops.reshape(x, (-1,))[:1])
+        never = keras.ops.logical_and(keras.ops.isnan(some), keras.ops.greater(some, 0))
+        y = keras.ops.where(never, keras.ops.ones_like(y), y)
     return keras.ops.divide(x, y)
 
 
@@ -88,7 +92,7 @@ def clip(x: Tensor, low: float, high: float) -> Tensor:
     return keras.ops.clip(x, low, high)
 
 
-def where(condition: Tensor, x: Tensor, y: Tensor | float) -> Tensor:
+def where(condition: Tensor, x: Tensor | float, y: Tensor | float) -> Tensor:
     """See `Ops.where`."""
     return keras.ops.where(condition, x, y)
 
@@ -116,15 +120,23 @@ def frexp(x: Tensor) -> tuple[Tensor, Tensor]:
 
 def search_sorted(boundaries: Tensor, x: Tensor) -> Tensor:
     """See `Ops.search_sorted`."""
+    if not is_concrete(x):
+        # XLA puts NaN below all boundaries, everything else puts it above.
+        x = keras.ops.where(keras.ops.isnan(x), float("inf"), x)
     # TensorFlow searches for vectors only.
     found = keras.ops.searchsorted(boundaries, keras.ops.reshape(x, (-1,)), side="right")
-    found = keras.ops.reshape(found, keras.ops.shape(x))
-    # XLA puts NaN below all boundaries, all others above.
-    return keras.ops.where(keras.ops.isnan(x), boundaries.shape[0], found)
+    return keras.ops.reshape(found, keras.ops.shape(x))
 
 
 def take(values: Tensor, indices: Tensor) -> Tensor:
-    """See `Ops.take`."""
+    """See `Ops.take`; no index is negative."""
+    # Keras's own function first looks for negative indices, which takes three more tensors.
+    if _BACKEND == "tensorflow":
+        import tensorflow as tf
+
+        return tf.gather(values, indices)
+    if _BACKEND == "torch":
+        return values.index_select(0, indices.reshape(-1)).view(indices.shape)
     return keras.ops.take(values, indices)
 
 
@@ -141,6 +153,16 @@ def fake_quantize_learned(
     values = to_compute_dtype(x)
     result = arithmetic.fake_quantize_learned(values, scale, zero_point, quant_min, quant_max, gradient_factor, own)
     return cast_like(result, x)
+
+
+def compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """`function` of tensors, compiled where the backend `COMPILES_CALLS`, or itself."""
+    if COMPILES_CALLS:
+        import jax
+
+        result: Callable[..., Tensor] = jax.jit(function)
+        return result
+    return function
 
 
 def is_concrete(x: Tensor) -> bool:

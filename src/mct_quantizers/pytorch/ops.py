@@ -71,7 +71,7 @@ def clip(x: Tensor, low: float, high: float) -> Tensor:
     return torch.clamp(x, low, high)
 
 
-def where(condition: Tensor, x: Tensor, y: Tensor | float) -> Tensor:
+def where(condition: Tensor, x: Tensor | float, y: Tensor | float) -> Tensor:
     """See `Ops.where`."""
     return torch.where(condition, x, y)
 

@@ -150,7 +150,7 @@ class KerasTableQuantizer(TableQuantizer, KerasConfigurableQuantizer):
 
     def _bind_params(self, params: LookupTable) -> None:
         super()._bind_params(params)
-        self._levels, self._boundaries = params.assignment()
+        self._assignment = kernels.assignment_of(params)
 
     def __call__(self, inputs: Tensor) -> Tensor:
         """Quantized values of `inputs`: same shape and dtype, no gradient.
@@ -165,9 +165,5 @@ class KerasTableQuantizer(TableQuantizer, KerasConfigurableQuantizer):
         inputs = keras.ops.convert_to_tensor(inputs)
         grid = self.params.grid
         check_channels(inputs.shape, grid.axis, self.threshold.size)
-        values = keras_ops.stop_gradient(keras_ops.to_compute_dtype(inputs))
-        threshold, levels, boundaries = (
-            keras_ops.constant(array, values) for array in (self.threshold, self._levels, self._boundaries)
-        )
-        result = arithmetic.lut_quantize_tensor(values, threshold, levels, boundaries, grid, keras_ops)
-        return keras_ops.cast_like(result, inputs)
+        threshold = self.threshold.reshape(arithmetic.broadcast_shape(len(inputs.shape), grid.axis))
+        return kernels.lut_quantize(inputs, threshold, self._assignment, grid)
