@@ -69,7 +69,7 @@ def clip(x: Array, low: float, high: float) -> Array:
 
 def where(condition: Array, x: Any, y: Any) -> Array:
     """See `Ops.where`."""
-    return np.where(condition, x, y)
+    return np.asarray(np.where(condition, x, y))
 
 
 def absolute(x: Array) -> Array:

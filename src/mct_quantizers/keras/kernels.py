@@ -99,15 +99,17 @@ def lut_quantize(x: Tensor, threshold: FloatArray, assignment: Assignment, grid:
     values = ops.stop_gradient(ops.to_compute_dtype(x))
     scale, *arrays = (ops.constant(array, values) for array in (threshold, *assignment))
     levels, boundaries, inside, around = arrays
-    if ops.is_concrete(values) and not ops.COMPILES_CALLS:
+    if ops.COMPILES_CALLS:
+        result = _compiled_by_bucket(grid)(values, scale, inside, around)
+    elif ops.is_concrete(values):
         result = arithmetic.lut_quantize_tensor(values, scale, levels, boundaries, grid, ops)
     else:
-        result = _by_bucket(grid)(values, scale, inside, around)
+        result = _lut_quantize_by_bucket(values, scale, inside, around, grid)
     return ops.cast_like(result, x)
 
 
 @functools.cache
-def _by_bucket(grid: FineGrid) -> Callable[..., Tensor]:
+def _compiled_by_bucket(grid: FineGrid) -> Callable[..., Tensor]:
     return ops.compiled(functools.partial(_lut_quantize_by_bucket, grid=grid))
 
 

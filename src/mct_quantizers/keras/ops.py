@@ -73,12 +73,11 @@ def reshape(x: Tensor, shape: Sequence[int]) -> Tensor:
 
 def divide(x: Tensor, y: Tensor) -> Tensor:
     """See `Ops.divide`."""
-    if _BACKEND != "torch" and not isinstance(y, float):
-        # TensorFlow and XLA turn a division by a constant into a product with its inverse, which gives other codes at
-        # some points. A divisor that seems to depend on `x` is no constant for them; no number is NaN and positive.
-        some = keras.ops.sum(keras.ops.reshape(x, (-1,))[:1])
-        never = keras.ops.logical_and(keras.ops.isnan(some), keras.ops.greater(some, 0))
-        y = keras.ops.where(never, keras.ops.ones_like(y), y)
+    if not isinstance(y, float) and (_BACKEND == "jax" or (_BACKEND == "tensorflow" and not is_concrete(x))):
+        # TensorFlow and XLA turn a division by a constant, XLA even one by anything that is broadcast, into a product
+        # with the inverse, which gives other codes at some points. A divisor that depends on every element of `x` is
+        # left alone; where `x` is NaN, so is the result.
+        y = keras.ops.where(keras.ops.isnan(x), keras.ops.ones_like(y), y)
     return keras.ops.divide(x, y)
 
 
