@@ -381,9 +381,9 @@ LOADED = (
     [
         "import mct_quantizers",
         "import mct_quantizers; dir(mct_quantizers); mct_quantizers.constants, mct_quantizers.logger",
-        "import mct_quantizers; mct_quantizers.keras, mct_quantizers.pytorch, mct_quantizers.common",
+        "import mct_quantizers; mct_quantizers.pytorch, mct_quantizers.common",
         "import mct_quantizers.common.get_quantizers, mct_quantizers.common.get_all_subclasses",
-        "import mct_quantizers.common.quant_utils, mct_quantizers.keras.validation_functions",
+        "import mct_quantizers.common.quant_utils",
         "from mct_quantizers.common.get_quantizers import get_inferable_quantizer_class",
         f"import importlib.util, mct_quantizers; [importlib.util.find_spec(path) for path in {MOVED[:2]}]",
     ],

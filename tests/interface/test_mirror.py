@@ -52,7 +52,8 @@ ONLY_KERAS = {
     "assignment_of",
     "lut_quantize",
     "PACKAGE",
-    "quantizer_scope",
+    "deserialized",  # what Keras wrote
+    "quantizer_classes",
     "MetadataLayer",
     "METADATA_FILE",
     # what Keras asks of every layer and every object that it saves

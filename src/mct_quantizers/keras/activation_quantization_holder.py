@@ -11,7 +11,7 @@ from mct_quantizers._version import __version__
 from mct_quantizers.common.constants import ACTIVATION_HOLDER_QUANTIZER, MCTQ_VERSION, TRAINING
 from mct_quantizers.common.quantizer_dispatch import inferable_of, is_quantizer, takes_training
 from mct_quantizers.common.validation import checked_bool
-from mct_quantizers.keras.quantizers.base import PACKAGE, quantizer_scope
+from mct_quantizers.keras.quantizers.base import PACKAGE, deserialized
 
 Tensor = Any
 
@@ -92,8 +92,7 @@ class KerasActivationQuantizationHolder(keras.layers.Layer):
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Mapping[str, Any] | None = None) -> Self:
         """The holder whose `get_config` was `config`. Quantizer classes of the user's own are found by their names."""
-        with quantizer_scope(custom_objects):
-            quantizer = keras.saving.deserialize_keras_object(config[ACTIVATION_HOLDER_QUANTIZER])
+        quantizer = deserialized(config[ACTIVATION_HOLDER_QUANTIZER], custom_objects)
         return cls(**{**config, ACTIVATION_HOLDER_QUANTIZER: quantizer})
 
     def _initialize_quantizer(self) -> None:

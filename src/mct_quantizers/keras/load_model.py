@@ -11,7 +11,7 @@ from typing import Any
 import keras
 
 from mct_quantizers.keras.metadata import METADATA_FILE, MetadataLayer
-from mct_quantizers.keras.quantizers.base import quantizer_scope
+from mct_quantizers.keras.quantizers.base import quantizer_classes
 
 __all__ = ["keras_load_quantized_model"]
 
@@ -27,7 +27,7 @@ def keras_load_quantized_model(
 
     Args:
         filepath: the file, ending with .keras.
-        custom_objects: other classes and functions by name; they come before ours.
+        custom_objects: other classes and functions by name; those that are registered with Keras come first.
         compile: whether to compile the model as it was when saved.
         options: not used by Keras 3; must be None.
 
@@ -50,8 +50,8 @@ def keras_load_quantized_model(
             f"Received: {str(path)!r}. Load a .h5 file with keras.saving.load_model and save it as .keras."
         )
     try:
-        with quantizer_scope(custom_objects):
-            model = keras.saving.load_model(path, compile=compile, safe_mode=True)
+        objects = {**quantizer_classes(), **(custom_objects or {})}
+        model = keras.saving.load_model(path, custom_objects=objects, compile=compile, safe_mode=True)
         metadata = _metadata_of(path)
     except Exception as error:
         # Damage shows in as many ways as a file has parts: archive, JSON, HDF5, the constructor of any layer.

@@ -103,7 +103,8 @@ def absolute(x: Tensor) -> Tensor:
 
 def maximum(x: Tensor, low: float) -> Tensor:
     """See `Ops.maximum`."""
-    return keras.ops.maximum(x, low)
+    # A Python number would make torch's float64 a float32.
+    return keras.ops.maximum(x, constant(low, x))
 
 
 def frexp(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The layer that quantizes the weights of the layer it wraps."""
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
@@ -31,7 +32,7 @@ from mct_quantizers.common.wrapped_weights import (
 )
 from mct_quantizers.keras import ops
 from mct_quantizers.keras.function_layer import FunctionLayer
-from mct_quantizers.keras.quantizers.base import PACKAGE, BaseKerasInferableQuantizer, quantizer_scope
+from mct_quantizers.keras.quantizers.base import PACKAGE, BaseKerasInferableQuantizer, deserialized
 
 Tensor = Any
 
@@ -274,12 +275,11 @@ class KerasQuantizationWrapper(keras.layers.Wrapper):
     def from_config(cls, config: dict[str, Any], custom_objects: Mapping[str, Any] | None = None) -> Self:
         """The wrapper whose `get_config` was `config`. Quantizer classes of the user's own are found by their names."""
         config = dict(config)
-        with quantizer_scope(custom_objects):
-            deserialize = keras.saving.deserialize_keras_object
-            layer = deserialize(config.pop(LAYER))
-            quantizers = {_key(key): deserialize(value) for key, value in config.pop(WEIGHTS_QUANTIZERS).items()}
-            values = {int(key): deserialize(value) for key, value in config.pop(WEIGHTS_VALUES, {}).items()}
-            args, kwargs = deserialize(config.pop(OP_CALL_ARGS, [])), deserialize(config.pop(OP_CALL_KWARGS, {}))
+        restored = functools.partial(deserialized, custom_objects=custom_objects)
+        layer = restored(config.pop(LAYER))
+        quantizers = {_key(key): restored(value) for key, value in config.pop(WEIGHTS_QUANTIZERS).items()}
+        values = {int(key): restored(value) for key, value in config.pop(WEIGHTS_VALUES, {}).items()}
+        args, kwargs = restored(config.pop(OP_CALL_ARGS, [])), restored(config.pop(OP_CALL_KWARGS, {}))
         return cls(layer, quantizers, values or None, args, kwargs, **config)
 
     def _float_weight(self, key: WeightKey) -> keras.Variable:

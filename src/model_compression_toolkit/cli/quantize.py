@@ -27,9 +27,9 @@ def quantize(
 ) -> None:
     """Quantize your own network with your own data, export it to ONNX and safetensors, and prove the export."""
     _lazy.import_optional("torch", needed_by="mct quantize")
+    from mct_quantizers.common.files import check_writable, write_atomically
     from model_compression_toolkit.core.pytorch.surgery import plan_of
     from model_compression_toolkit.exporter import export
-    from model_compression_toolkit.exporter.common.format import check_writable, write_atomically
 
     settings = load_config(config, bits)
     inputs, labels = load_data(data)

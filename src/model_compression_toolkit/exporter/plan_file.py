@@ -5,11 +5,11 @@
 from pathlib import Path
 
 from mct_quantizers._lazy import import_optional
+from mct_quantizers.common.files import check_is_file
 from model_compression_toolkit.core.common.quantization_plan import QuantizationPlan
 from model_compression_toolkit.exporter.common.format import ExportFormat, format_of
 from model_compression_toolkit.exporter.common.inspect import (
     FileInfo,
-    check_is_file,
     info_of,
     plan_of_metadata,
     read_safetensors_plan,

@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the Keras quantizers share: immutable parameters, which Keras saves as configuration."""
 
-import contextlib
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
@@ -27,13 +26,19 @@ PACKAGE = "mct_quantizers"
 """The package under which Keras registers our classes, so that saved models find them."""
 
 
-def quantizer_scope(custom_objects: Mapping[str, Any] | None = None) -> contextlib.AbstractContextManager[Any]:
-    """A scope in which Keras finds the user's own quantizer classes by their names, and `custom_objects`."""
-    classes = {cls.__name__: cls for cls in latest_subclasses(BaseKerasInferableQuantizer)}
-    scope: contextlib.AbstractContextManager[Any] = keras.saving.custom_object_scope(
-        {**classes, **(custom_objects or {})}
-    )
-    return scope
+def deserialized(config: Any, custom_objects: Mapping[str, Any] | None = None) -> Any:
+    """What Keras serialized; quantizer classes of the user's own are found by their names.
+
+    Registered classes and those of a scope around the call come first. The names here are given as an argument: a scope
+    inside of another one would hide it.
+    """
+    objects = {**quantizer_classes(), **(custom_objects or {})}
+    return keras.saving.deserialize_keras_object(config, custom_objects=objects)
+
+
+def quantizer_classes() -> dict[str, type]:
+    """All classes of inferable quantizers by their names."""
+    return {cls.__name__: cls for cls in latest_subclasses(BaseKerasInferableQuantizer)}
 
 
 class BaseKerasInferableQuantizer(BaseInferableQuantizer):
@@ -78,6 +83,11 @@ class KerasConfigurableQuantizer(ConfigurableQuantizer, BaseKerasInferableQuanti
             array = value.astype(np.float32 if np.issubdtype(value.dtype, np.floating) else np.int32)
             array.setflags(write=False)
             setattr(self, name, array)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Copies and pickles lose that arrays are read-only: they are made once more."""
+        self.__dict__.update(state)
+        self._bind_params(self._params)
 
     @property
     def params(self) -> Any:

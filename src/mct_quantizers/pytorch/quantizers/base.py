@@ -20,6 +20,7 @@ from mct_quantizers.common.quantizers.lut import TableQuantizer
 from mct_quantizers.common.validation import check_channels
 from mct_quantizers.pytorch import kernels
 from mct_quantizers.pytorch import ops as torch_ops
+from mct_quantizers.pytorch.onnx_nodes import OnnxNode, PlainTable, onnx_form
 
 
 class Float32StateModule(nn.Module):
@@ -42,9 +43,43 @@ class BasePyTorchInferableQuantizer(BaseInferableQuantizer, Float32StateModule):
     `copy.deepcopy` and pickle.
     """
 
+    _onnx_form: OnnxNode | PlainTable | None = None
+
+    def enable_custom_impl(self) -> None:
+        """Let `torch.onnx.export` write one node of the domain `mct_quantizers`; see `onnx_nodes` of this wing.
+
+        The node has the parameters of now, or those of a state that is loaded later; after another change of the
+        buffers, call this again. A lookup-table quantizer of activations is written as plain operators, a quantizer of
+        a class of your own as the operations of its call.
+
+        Raises:
+            ValueError: no node holds the parameters.
+        """
+        form = onnx_form(self)
+        if "_onnx_form" not in self.__dict__:
+            self.register_load_state_dict_post_hook(_enable_again)  # type: ignore[no-untyped-call]  # as above
+        self._onnx_form = form
+
 
 class PytorchConfigurableQuantizer(ConfigurableQuantizer, BasePyTorchInferableQuantizer):
-    """An inferable quantizer that shows its constructor arguments."""
+    """An inferable quantizer that shows its constructor arguments. A subclass supplies `_quantized`."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Quantized values of `inputs`: same shape and dtype, no gradient.
+
+        Args:
+            inputs: floating point; float16 and bfloat16 are computed in float32. Never changed.
+
+        Raises:
+            TypeError: `inputs` is not floating point.
+            ValueError: per channel, `inputs` has another number of channels along the axis.
+        """
+        if self._onnx_form is not None and torch.onnx.is_in_onnx_export():
+            return self._onnx_form(inputs)
+        return self._quantized(inputs)
+
+    def _quantized(self, inputs: Tensor) -> Tensor:
+        raise NotImplementedError
 
     def extra_repr(self) -> str:
         """What `print` shows."""
@@ -79,16 +114,7 @@ class PytorchGridQuantizer(GridQuantizer, PytorchConfigurableQuantizer):
             axis=self.axis,
         )
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Quantized values of `inputs`: same shape and dtype, no gradient.
-
-        Args:
-            inputs: floating point; float16 and bfloat16 are computed in float32. Never changed.
-
-        Raises:
-            TypeError: `inputs` is not floating point.
-            ValueError: per channel, `inputs` has another number of channels along the axis.
-        """
+    def _quantized(self, inputs: Tensor) -> Tensor:
         zero_point = self.zero_point if self._has_zero_point else None
         return _fake_quantize(inputs, self.scale, zero_point, self.quant_min, self.quant_max, self.axis)
 
@@ -135,22 +161,19 @@ class PytorchTableQuantizer(TableQuantizer, PytorchConfigurableQuantizer):
         )
         return dataclasses.replace(self._table, lut_values=values, threshold=threshold)
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Quantized values of `inputs`: same shape and dtype, no gradient.
-
-        Args:
-            inputs: floating point; float16 and bfloat16 are computed in float32. Never changed.
-
-        Raises:
-            TypeError: `inputs` is not floating point.
-            ValueError: per channel, `inputs` has another number of channels along the axis.
-        """
+    def _quantized(self, inputs: Tensor) -> Tensor:
         return _lut_quantize(inputs, self.threshold, self.levels, self.boundaries, self._table.grid)
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)
         for name, array in zip(("levels", "boundaries"), self.params.assignment(), strict=True):
             setattr(self, name, torch.tensor(array, device=self.lut_values.device))
+
+
+def _enable_again(quantizer: nn.Module, incompatible_keys: Any) -> None:
+    del incompatible_keys
+    if isinstance(quantizer, BasePyTorchInferableQuantizer):
+        quantizer.enable_custom_impl()
 
 
 @torch.fx.wrap

@@ -6,12 +6,11 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 
 from mct_quantizers._version import __version__
+from mct_quantizers.common.files import FORMAT_KEY, FORMAT_VERSION_KEY, FROZEN_FORMAT, check_is_file, read_metadata
 from model_compression_toolkit.core.common.quantization_plan import QuantizationPlan
 from model_compression_toolkit.exporter.common.format import ExportFormat
 
@@ -20,10 +19,7 @@ __all__ = ["FileInfo", "plan_metadata", "plan_of_metadata", "read_safetensors_pl
 PLAN_KEY = "quantization_plan"
 VERSION_KEY = "quantizers_infrastructure_version"
 
-FROZEN_FORMAT = "quantizers-infrastructure.frozen-model"
 FROZEN_FORMAT_VERSION = "1"
-FORMAT_KEY = "format"
-FORMAT_VERSION_KEY = "format_version"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,11 +81,7 @@ def safetensors_metadata(path: Path) -> dict[str, str]:
         ValueError: it is no frozen model, truncated, or of another version.
     """
     check_is_file(path)
-    try:
-        with safe_open(path, framework="np") as file:
-            metadata: dict[str, Any] = file.metadata() or {}
-    except SafetensorError as error:
-        raise ValueError(f"Expected a whole .safetensors file. Received: {path} ({error})") from error
+    metadata = read_metadata(path)
     if metadata.get(FORMAT_KEY) != FROZEN_FORMAT:
         raise ValueError(
             f"Expected a file that `export` or `save_frozen` wrote (format {FROZEN_FORMAT!r}). "
@@ -112,16 +104,3 @@ def read_safetensors_plan(path: Path) -> tuple[QuantizationPlan, FileInfo]:
     """
     metadata = safetensors_metadata(path)
     return plan_of_metadata(metadata, path), info_of(path, ExportFormat.SAFETENSORS, metadata)
-
-
-def check_is_file(path: Path) -> None:
-    """Refuse what cannot be opened, with the error that says why.
-
-    Raises:
-        FileNotFoundError: there is nothing at `path`.
-        IsADirectoryError: `path` is a folder.
-    """
-    if path.is_dir():
-        raise IsADirectoryError(f"`path` must name a file. Received the folder: {path}")
-    if not path.exists():
-        raise FileNotFoundError(f"`path` must name a file that exists. Received: {path}")

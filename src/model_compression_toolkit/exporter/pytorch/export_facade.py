@@ -11,10 +11,11 @@ from rich.console import Console
 from torch import nn
 
 from mct_quantizers._lazy import import_optional
+from mct_quantizers.common.files import check_writable, write_atomically
 from model_compression_toolkit.core.common.progress import working
 from model_compression_toolkit.core.pytorch.data import Batch, batches_of
 from model_compression_toolkit.exporter.common.export_report import ExportReport
-from model_compression_toolkit.exporter.common.format import ExportFormat, check_writable, format_of, write_atomically
+from model_compression_toolkit.exporter.common.format import ExportFormat, format_of
 from model_compression_toolkit.exporter.common.parity import ParityReport
 from model_compression_toolkit.exporter.pytorch.frozen import frozen_plan
 from model_compression_toolkit.exporter.pytorch.frozen_model import load_frozen, save_frozen

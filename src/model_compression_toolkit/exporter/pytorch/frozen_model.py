@@ -7,23 +7,24 @@ from pathlib import Path
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from mct_quantizers.common.quant_info import QuantizationTarget
-from mct_quantizers.common.quant_params import IntArray
-from model_compression_toolkit.core.common.quantization_plan import QuantizationPlan
-from model_compression_toolkit.core.pytorch.surgery import quantizer_of
-from model_compression_toolkit.exporter.common.format import (
-    ExportFormat,
-    check_writable,
-    format_of,
-    write_atomically,
-)
-from model_compression_toolkit.exporter.common.inspect import (
+from mct_quantizers.common.files import (
     FORMAT_KEY,
     FORMAT_VERSION_KEY,
     FROZEN_FORMAT,
+    check_writable,
+    read_tensors,
+    reproducible,
+    write_atomically,
+)
+from mct_quantizers.common.quant_info import QuantizationTarget
+from mct_quantizers.common.quant_params import IntArray
+from mct_quantizers.pytorch.model_description import plain_tensor
+from model_compression_toolkit.core.common.quantization_plan import QuantizationPlan
+from model_compression_toolkit.core.pytorch.surgery import quantizer_of
+from model_compression_toolkit.exporter.common.format import ExportFormat, format_of
+from model_compression_toolkit.exporter.common.inspect import (
     FROZEN_FORMAT_VERSION,
     plan_metadata,
     plan_of_metadata,
@@ -69,7 +70,7 @@ def save_frozen(model: nn.Module, path: str | Path) -> Path:
     plan = frozen_plan(model)
     packed = packable_weights(model, plan)
     keys = {key for keys in packed.values() for key in keys}
-    tensors = {key: _plain(key, value) for key, value in model.state_dict().items() if key not in keys}
+    tensors = {key: plain_tensor(key, value) for key, value in model.state_dict().items() if key not in keys}
     dtypes = {}
     for name in packed:
         tensors[name + CODES_SUFFIX] = torch.from_numpy(pack_weight(model, plan[name]))
@@ -80,7 +81,7 @@ def save_frozen(model: nn.Module, path: str | Path) -> Path:
         DTYPES_KEY: json.dumps(dtypes),
         **plan_metadata(plan),
     }
-    content = _reproducible(safetensors.torch.save(tensors, metadata))
+    content = reproducible(safetensors.torch.save(tensors, metadata))
     return write_atomically(path, lambda file: file.write(content))
 
 
@@ -105,7 +106,7 @@ def load_frozen(path: str | Path, model: nn.Module) -> nn.Module:
     metadata = safetensors_metadata(path)
     plan = plan_of_metadata(metadata, path)
     rebuilt = rebuild(model, plan, path)
-    _fill(rebuilt, plan, _tensors(path), _dtypes_of(metadata, path), path)
+    _fill(rebuilt, plan, read_tensors(path, "pt"), _dtypes_of(metadata, path), path)
     return rebuilt
 
 
@@ -117,7 +118,7 @@ def read_codes(path: Path) -> dict[str, IntArray]:
         ValueError: the file is truncated, damaged, foreign or of another version.
     """
     plan, _ = read_safetensors_plan(path)
-    stored = _tensors(path)
+    stored = read_tensors(path, "pt")
     weights = plan.quantized(QuantizationTarget.Weights)
     found = {tensor.name: stored.get(tensor.name + CODES_SUFFIX) for tensor in weights}
     return {name: unpack_weight(packed, plan[name]) for name, packed in found.items() if packed is not None}
@@ -153,24 +154,6 @@ def _fill(
             raise ValueError(f"The file {path} is damaged: its plan and its tensors give {tensor.name} another grid")
 
 
-def _reproducible(content: bytes) -> bytes:
-    """The same file with its metadata in a fixed order: the library writes them in another order every time."""
-    start = 8 + int.from_bytes(content[:8], "little")
-    header = json.loads(content[8:start])
-    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-    text = json.dumps(header, separators=(",", ":")).encode()
-    # Tensors start at a multiple of eight.
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text + content[start:]
-
-
-def _plain(key: str, value: object) -> Tensor:
-    if not isinstance(value, Tensor):
-        raise ValueError(f"The state of `model` must hold tensors only. Received: {type(value).__name__} for {key!r}")
-    # A copy of its own, because the format refuses tensors that share memory.
-    return value.detach().cpu().clone(memory_format=torch.contiguous_format)
-
-
 def _dtypes_of(metadata: dict[str, str], path: Path) -> dict[str, str]:
     try:
         dtypes = json.loads(metadata[DTYPES_KEY])
@@ -184,11 +167,3 @@ def _dtypes_of(metadata: dict[str, str], path: Path) -> dict[str, str]:
 def _check_suffix(path: str | Path) -> None:
     if format_of(path) is not ExportFormat.SAFETENSORS:
         raise ValueError(f"`path` must end with '.safetensors'. Received: {str(path)!r}")
-
-
-def _tensors(path: Path) -> dict[str, Tensor]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}
-    except SafetensorError as error:
-        raise ValueError(f"Expected a whole .safetensors file. Received: {path} ({error})") from error
