@@ -589,6 +589,15 @@ def test_wrong_arguments_are_refused_and_leave_the_layer_alone(name):
     assert (sorted(module.state_dict()) if isinstance(module, nn.Module) else None) == before
 
 
+def test_wrapping_twice_is_refused_and_changes_nothing():
+    wrapper = PytorchQuantizationWrapper(linear(), {"weight": per_tensor()})
+    state = set(wrapper.state_dict())
+    for name in ("weight", "bias"):
+        with pytest.raises(ValueError, match="wrapped already"):
+            PytorchQuantizationWrapper(wrapper, {name: per_tensor()})
+    assert set(wrapper.state_dict()) == state
+
+
 def test_quantizer_that_fails_to_initialize_leaves_the_layer_alone():
     class Broken(Doubling):
         def initialize_quantization(self, tensor_shape, name, layer):

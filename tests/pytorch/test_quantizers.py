@@ -529,3 +529,8 @@ def test_exported_quantizer_equals_eager():
     quantizer, x = SAMPLES["activation_uniform"](), batch()
     exported = torch.export.export(quantizer, (x,)).module()
     assert torch.equal(exported(x), quantizer(x))
+
+
+def test_quantizer_without_numbers_shows_its_arguments():
+    quantizer = WeightsSymmetricInferableQuantizer(4, [1.0, 2.0], True, 0)
+    assert repr(quantizer.to("meta")) == repr(WeightsSymmetricInferableQuantizer(4, [1.0, 2.0], True, 0))

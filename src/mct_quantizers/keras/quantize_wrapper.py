@@ -308,6 +308,8 @@ class KerasQuantizationWrapper(keras.layers.Wrapper):
 def _check_arguments(layer: Any, weights_quantizers: Any, weight_values: Any) -> None:
     if not callable(layer):
         raise TypeError(f"`layer` must be a Keras layer or a function. Received: layer={layer!r}")
+    if isinstance(layer, KerasQuantizationWrapper):
+        raise ValueError("`layer` is wrapped already; name all its weights in one wrapper, or use `set_quantizer`.")
     check_wrapped_weights(weights_quantizers, weight_values, _is_tensor)
     if not isinstance(layer, keras.layers.Layer) and any(isinstance(key, str) for key in weights_quantizers):
         raise TypeError(

@@ -194,6 +194,8 @@ class PytorchQuantizationWrapper(ForwardsAttributes):
 def _check_arguments(module: Any, weights_quantizers: Any, weight_values: Any) -> None:
     if not callable(module):
         raise TypeError(f"`module` must be a module or a function. Received: {LAYER}={module!r}")
+    if isinstance(module, PytorchQuantizationWrapper):
+        raise ValueError("`module` is wrapped already; name all its weights in one wrapper, or use `set_quantizer`.")
     check_wrapped_weights(weights_quantizers, weight_values, lambda value: isinstance(value, Tensor))
     for key in weights_quantizers:
         if isinstance(key, str) and not isinstance(getattr(module, key, None), Tensor):

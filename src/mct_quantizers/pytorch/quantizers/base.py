@@ -83,7 +83,10 @@ class PytorchConfigurableQuantizer(ConfigurableQuantizer, BasePyTorchInferableQu
 
     def extra_repr(self) -> str:
         """What `print` shows."""
-        return ", ".join(f"{name}={value}" for name, value in self.get_config().items())
+        # A tensor on the meta device has no numbers.
+        has_numbers = not any(buffer.is_meta for buffer in self.buffers())
+        config = self.get_config() if has_numbers else self._arguments
+        return ", ".join(f"{name}={value}" for name, value in config.items())
 
 
 class PytorchGridQuantizer(GridQuantizer, PytorchConfigurableQuantizer):
