@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 README = Path(__file__).parents[1] / "README.md"
 
 
@@ -42,6 +44,23 @@ assert torch.equal(mct.finalize(prepared)(x), prepared.eval()(x))
     )
     # In a process of its own: the method would stay registered in this one.
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
+
+
+def test_table_of_quantizers_is_true():
+    pytest.importorskip("torch")
+    pytest.importorskip("keras")
+    import mct_quantizers
+    from mct_quantizers.pytorch.onnx_ops import OPERATORS
+
+    rows = re.findall(r"^\| `(\w+InferableQuantizer)` \|(.*)\|$", README.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    classes = {name for name in mct_quantizers.pytorch_quantizers.__all__ if not name.startswith("Base")}
+    assert {name for name, _ in rows} == classes
+    for name, cells in rows:
+        # That every engine computes the same is held by tests/interface/test_same_numbers.py, name by name.
+        numpy, pytorch, *keras, onnx = (cell.strip() for cell in cells.split("|"))
+        assert [numpy, pytorch, *keras] == ["yes"] * 5
+        assert name in mct_quantizers.keras_quantizers.__all__
+        assert (onnx == "yes") == (name.replace("Inferable", "") in OPERATORS)
 
 
 def test_readme_is_short():
