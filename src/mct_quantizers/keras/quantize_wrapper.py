@@ -66,7 +66,7 @@ class KerasQuantizationWrapper(keras.layers.Wrapper):
         weights_quantizers: quantizer of each weight, by attribute name or by position. Of a variable's path such as
             `"dense/kernel:0"` the leaf counts.
         weight_values: value of each positional weight, a tensor or an array.
-        op_call_args: arguments that follow the inputs at every call.
+        op_call_args: arguments that follow the inputs at every call; a layer takes only tensors so, a function anything.
         op_call_kwargs: keyword arguments of every call; those given at call time win.
         is_inputs_as_list: whether the inputs go to the function as one list.
         **kwargs: arguments of every Keras layer (`name`, `dtype`, …).
@@ -145,7 +145,7 @@ class KerasQuantizationWrapper(keras.layers.Wrapper):
         Raises:
             ValueError: an attribute is no variable of the layer.
         """
-        super().build(input_shape)
+        super().build(self._shapes_with_weights(input_shape))
         for key, quantizer in self.weights_quantizers.items():
             if isinstance(key, int):
                 value = keras.ops.convert_to_numpy(self.weight_values[key])
@@ -281,6 +281,14 @@ class KerasQuantizationWrapper(keras.layers.Wrapper):
         values = {int(key): restored(value) for key, value in config.pop(WEIGHTS_VALUES, {}).items()}
         args, kwargs = restored(config.pop(OP_CALL_ARGS, [])), restored(config.pop(OP_CALL_KWARGS, {}))
         return cls(layer, quantizers, values or None, args, kwargs, **config)
+
+    def _shapes_with_weights(self, input_shape: Any) -> Any:
+        """What the wrapped layer is built for: the shapes of the inputs, with those of the positional weights."""
+        if not self.weight_values or input_shape is None:
+            return input_shape
+        is_single = not input_shape or not isinstance(input_shape[0], (list, tuple))
+        shapes = {key: tuple(value.shape) for key, value in self.weight_values.items()}
+        return with_positional_weights([input_shape] if is_single else input_shape, shapes)
 
     def _float_weight(self, key: WeightKey) -> keras.Variable:
         if isinstance(key, int):
