@@ -6,12 +6,23 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from mct_quantizers.common.constants import TRAINING
+from mct_quantizers.common.constants import ACTIVATION_HOLDER_QUANTIZER, TRAINING
 
 
 def is_quantizer(value: Any) -> bool:
     """Whether `value` can be called and initialized as a quantizer."""
     return callable(value) and callable(getattr(value, "initialize_quantization", None))
+
+
+def checked_holder_quantizer(quantizer: Any) -> Any:
+    """`quantizer`, which a holder can hold.
+
+    Raises:
+        TypeError: it is no quantizer.
+    """
+    if not is_quantizer(quantizer):
+        raise TypeError(f"`{ACTIVATION_HOLDER_QUANTIZER}` must be a quantizer. Received: {quantizer!r}")
+    return quantizer
 
 
 def takes_training(quantizer: Any) -> bool:

@@ -59,6 +59,19 @@ def check_wrapped_weights(weights_quantizers: Any, weight_values: Any, is_tensor
         )
 
 
+def check_replacement(key: Any, quantizer: Any, quantizers: Mapping[WeightKey, Any]) -> None:
+    """A quantizer can take the place of the one of `key`.
+
+    Raises:
+        TypeError: it is no quantizer.
+        ValueError: no weight of that key is quantized.
+    """
+    if key not in quantizers:
+        raise ValueError(f"`key` must be one of {list(quantizers)}. Received: key={key!r}")
+    if not is_quantizer(quantizer):
+        raise TypeError(f"`quantizer` must be a quantizer. Received: {quantizer!r}")
+
+
 def check_has_quantize(quantizers: Mapping[WeightKey, Any]) -> None:
     """Every quantizer gives integer codes.
 

@@ -9,7 +9,7 @@ import keras
 
 from mct_quantizers._version import __version__
 from mct_quantizers.common.constants import ACTIVATION_HOLDER_QUANTIZER, MCTQ_VERSION, TRAINING
-from mct_quantizers.common.quantizer_dispatch import inferable_of, is_quantizer, takes_training
+from mct_quantizers.common.quantizer_dispatch import checked_holder_quantizer, inferable_of, takes_training
 from mct_quantizers.common.validation import checked_bool
 from mct_quantizers.keras.quantizers.base import PACKAGE, deserialized
 
@@ -29,19 +29,18 @@ class KerasActivationQuantizationHolder(keras.layers.Layer):
     """
 
     def __init__(self, activation_holder_quantizer: Any, **kwargs: Any) -> None:
-        if not is_quantizer(activation_holder_quantizer):
-            raise TypeError(
-                f"`activation_holder_quantizer` must be a quantizer. Received: {activation_holder_quantizer!r}"
-            )
+        checked_holder_quantizer(activation_holder_quantizer)
         mctq_version = kwargs.pop(MCTQ_VERSION, __version__)
-        super().__init__(**{"autocast": False, **kwargs})
+        # Nothing is cast, whatever the policy: neither the input nor what a trainable quantizer learns.
+        dtype = keras.dtype_policies.get(kwargs.pop("dtype", None)).variable_dtype
+        super().__init__(**{"autocast": False, "dtype": dtype, **kwargs})
         self.supports_masking = True
         self.mctq_version = mctq_version
         self.set_quantizer(activation_holder_quantizer)
 
     def build(self, input_shape: Any = None) -> None:
         """Let the quantizer create its variables."""
-        self._initialize_quantizer()
+        self._initialize(self.activation_holder_quantizer)
         super().build(input_shape)
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
@@ -78,11 +77,17 @@ class KerasActivationQuantizationHolder(keras.layers.Layer):
         return type(self)(**{**self.get_config(), ACTIVATION_HOLDER_QUANTIZER: quantizer})
 
     def set_quantizer(self, quantizer: Any) -> None:
-        """Quantize with `quantizer` from now on; what is compiled already keeps the former one."""
+        """Quantize with `quantizer` from now on; what is compiled already keeps the former one.
+
+        Raises:
+            TypeError: `quantizer` is no quantizer.
+        """
+        checked_holder_quantizer(quantizer)
+        if self.built:
+            # Before anything is changed: it may raise.
+            self._initialize(quantizer)
         self.activation_holder_quantizer = quantizer
         self._takes_training = takes_training(quantizer)
-        if self.built:
-            self._initialize_quantizer()
 
     def get_config(self) -> dict[str, Any]:
         """Constructor arguments, the quantizer as a Keras configuration."""
@@ -95,8 +100,8 @@ class KerasActivationQuantizationHolder(keras.layers.Layer):
         quantizer = deserialized(config[ACTIVATION_HOLDER_QUANTIZER], custom_objects)
         return cls(**{**config, ACTIVATION_HOLDER_QUANTIZER: quantizer})
 
-    def _initialize_quantizer(self) -> None:
-        self.activation_holder_quantizer.initialize_quantization(None, f"{ACTIVATION_HOLDER_QUANTIZER}_out", self)
+    def _initialize(self, quantizer: Any) -> None:
+        quantizer.initialize_quantization(None, f"{ACTIVATION_HOLDER_QUANTIZER}_out", self)
 
 
 class _BypassableHolder(KerasActivationQuantizationHolder):

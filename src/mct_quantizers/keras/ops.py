@@ -103,8 +103,8 @@ def absolute(x: Tensor) -> Tensor:
 
 def maximum(x: Tensor, low: float) -> Tensor:
     """See `Ops.maximum`."""
-    # A Python number would make torch's float64 a float32.
-    return keras.ops.maximum(x, constant(low, x))
+    # Keras's own function makes torch's float64 a float32.
+    return keras.ops.clip(x, low, float("inf"))
 
 
 def frexp(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -178,7 +178,7 @@ def is_concrete(x: Tensor) -> bool:
     if _BACKEND == "torch":
         import torch
 
-        return not torch.compiler.is_compiling() and x.device.type != "meta"
+        return not torch.compiler.is_compiling() and x.device.type != "meta" and not x.is_inference()
     return True
 
 

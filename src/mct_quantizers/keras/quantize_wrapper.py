@@ -3,7 +3,7 @@
 """The layer that quantizes the weights of the layer it wraps."""
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Self
 
 import keras
@@ -26,6 +26,7 @@ from mct_quantizers.common.weight_cache import WeightCache
 from mct_quantizers.common.wrapped_weights import (
     WeightKey,
     check_has_quantize,
+    check_replacement,
     check_wrapped_weights,
     parameter_name,
     with_positional_weights,
@@ -38,12 +39,17 @@ Tensor = Any
 
 
 class _Wrapped:
-    """What a wrapper knows of its weights: a plain object, because Keras replaces the containers of a layer."""
+    """What a wrapper knows of its weights: plain, because Keras replaces the containers of a layer."""
 
     def __init__(
-        self, quantizers: dict[WeightKey, Any], values: dict[int, Any], args: list[Any], kwargs: dict[str, Any]
+        self,
+        quantizers: dict[WeightKey, Any],
+        fields: dict[WeightKey, str],
+        values: dict[int, Any],
+        args: list[Any],
+        kwargs: dict[str, Any],
     ) -> None:
-        self.quantizers, self.values = quantizers, values
+        self.quantizers, self.fields, self.values = quantizers, fields, values
         self.op_call_args, self.op_call_kwargs = args, kwargs
         self.takes_training = {key: takes_training(quantizer) for key, quantizer in quantizers.items()}
         self.cache = WeightCache(ops.snapshot, ops.is_unchanged, ops.is_concrete)
@@ -66,7 +72,7 @@ class KerasQuantizationWrapper(keras.layers.Wrapper):
         weights_quantizers: quantizer of each weight, by attribute name or by position. Of a variable's path such as
             `"dense/kernel:0"` the leaf counts.
         weight_values: value of each positional weight, a tensor or an array.
-        op_call_args: arguments that follow the inputs at every call; a layer takes only tensors so, a function anything.
+        op_call_args: arguments that follow the inputs at every call; for a layer only tensors, for a function anything.
         op_call_kwargs: keyword arguments of every call; those given at call time win.
         is_inputs_as_list: whether the inputs go to the function as one list.
         **kwargs: arguments of every Keras layer (`name`, `dtype`, …).
@@ -92,18 +98,19 @@ class KerasQuantizationWrapper(keras.layers.Wrapper):
         if not isinstance(layer, keras.layers.Layer):
             layer = FunctionLayer(layer)
         quantizers = {_leaf(key): weights_quantizers[key] for key in sorted(weights_quantizers)}
-        if layer.built:
-            for key in quantizers:
-                if isinstance(key, str):
-                    _attribute_of(layer, key)
-        # The wrapper casts nothing: weights are quantized in their own dtype, inputs are the wrapped layer's concern.
-        super().__init__(layer, **{"autocast": False, **kwargs})
+        if len(quantizers) != len(weights_quantizers):
+            raise ValueError(f"`weights_quantizers` must name each weight once. Received: {list(weights_quantizers)}")
+        fields = _fields_of(layer, quantizers) if layer.built else {}
+        # The wrapper casts nothing, whatever the policy: weights are quantized in their own dtype, and inputs are the
+        # wrapped layer's concern.
+        dtype = keras.dtype_policies.get(kwargs.pop("dtype", None)).variable_dtype
+        super().__init__(layer, **{"autocast": False, "dtype": dtype, **kwargs})
         self.supports_masking = layer.supports_masking
         self.is_inputs_as_list = is_inputs_as_list
         self.mctq_version = self_version
         self._layer_takes_training = takes_training(layer)
         self._wrapped = _Wrapped(
-            quantizers, dict(weight_values or {}), list(op_call_args or []), dict(op_call_kwargs or {})
+            quantizers, fields, dict(weight_values or {}), list(op_call_args or []), dict(op_call_kwargs or {})
         )
 
     @property
@@ -146,6 +153,7 @@ class KerasQuantizationWrapper(keras.layers.Wrapper):
             ValueError: an attribute is no variable of the layer.
         """
         super().build(self._shapes_with_weights(input_shape))
+        self._wrapped.fields = _fields_of(self.layer, self.weights_quantizers)
         for key, quantizer in self.weights_quantizers.items():
             if isinstance(key, int):
                 value = keras.ops.convert_to_numpy(self.weight_values[key])
@@ -182,14 +190,12 @@ class KerasQuantizationWrapper(keras.layers.Wrapper):
                 return self.layer(values, *self.op_call_args, **keywords)
             return self.layer(*values, *self.op_call_args, **keywords)
         # The attributes of some layers are properties over fields: the field is exchanged, for the time of the call.
-        fields = self.layer.__dict__
-        placed = {_attribute_of(self.layer, key): value for key, value in quantized.items()}
-        kept = {name: fields[name] for name in placed}
-        fields.update(placed)
+        kept = {key: self._float_weight(key) for key in quantized}
         try:
+            self._place(quantized)
             return self.layer(inputs, *self.op_call_args, **keywords)
         finally:
-            fields.update(kept)
+            self._place(kept)
 
     def compute_mask(self, inputs: Any, previous_mask: Any) -> Any:
         """The mask of the wrapped layer's result."""
@@ -248,12 +254,23 @@ class KerasQuantizationWrapper(keras.layers.Wrapper):
         return wrapper
 
     def set_quantizer(self, key: WeightKey, quantizer: Any) -> None:
-        """Quantize the weight `key` with `quantizer` from now on; what is compiled already keeps the former one."""
+        """Quantize the weight `key` with `quantizer` from now on; what is compiled already keeps the former one.
+
+        Args:
+            key: name or position of a weight that is quantized.
+            quantizer: the new quantizer. On a wrapper that is built it cannot create variables.
+
+        Raises:
+            TypeError: `quantizer` is no quantizer.
+            ValueError: no weight `key` is quantized.
+        """
+        check_replacement(key, quantizer, self.weights_quantizers)
+        if self.built:
+            # Before anything is changed: it may raise.
+            quantizer.initialize_quantization(self._float_weight(key).shape, parameter_name(key), self)
         self._wrapped.cache.drop()
         self._wrapped.quantizers[key] = quantizer
         self._wrapped.takes_training[key] = takes_training(quantizer)
-        if self.built:
-            quantizer.initialize_quantization(self._float_weight(key).shape, parameter_name(key), self)
 
     def get_config(self) -> dict[str, Any]:
         """Constructor arguments, layer and quantizers as Keras configurations."""
@@ -282,6 +299,11 @@ class KerasQuantizationWrapper(keras.layers.Wrapper):
         args, kwargs = restored(config.pop(OP_CALL_ARGS, [])), restored(config.pop(OP_CALL_KWARGS, {}))
         return cls(layer, quantizers, values or None, args, kwargs, **config)
 
+    def _place(self, values: Mapping[WeightKey, Any]) -> None:
+        for key, value in values.items():
+            # Past Keras, which would keep a list of what it sees.
+            object.__setattr__(self.layer, self._wrapped.fields[key], value)
+
     def _shapes_with_weights(self, input_shape: Any) -> Any:
         """What the wrapped layer is built for: the shapes of the inputs, with those of the positional weights."""
         if not self.weight_values or input_shape is None:
@@ -291,10 +313,10 @@ class KerasQuantizationWrapper(keras.layers.Wrapper):
         return with_positional_weights([input_shape] if is_single else input_shape, shapes)
 
     def _float_weight(self, key: WeightKey) -> keras.Variable:
-        if isinstance(key, int):
-            weight: keras.Variable = getattr(self, parameter_name(key))
-            return weight
-        variable: keras.Variable = vars(self.layer)[_attribute_of(self.layer, key)]
+        name = parameter_name(key) if isinstance(key, int) else self._wrapped.fields.get(key, "")
+        variable: keras.Variable | None = getattr(self if isinstance(key, int) else self.layer, name, None)
+        if variable is None:
+            raise ValueError(f"The wrapper must be built, by a call or by `build`, before it has weight {key!r}.")
         return variable
 
     def _float_value(self, key: WeightKey) -> Tensor:
@@ -338,12 +360,17 @@ def _key(text: str) -> WeightKey:
     return int(text) if text.isdigit() else text
 
 
-def _attribute_of(layer: keras.layers.Layer, key: WeightKey) -> str:
-    """Name of the instance's field that holds a variable: the weight's own, or the one behind its property."""
-    for name in (str(key), f"_{key}"):
-        if isinstance(vars(layer).get(name), keras.Variable):
-            return name
-    raise ValueError(
-        f"`weights_quantizers` must name variables of the layer. Received: {key!r}, which "
-        f"{type(layer).__name__} does not have; it has {sorted(variable.name for variable in layer.variables)}"
-    )
+def _fields_of(layer: keras.layers.Layer, keys: Iterable[WeightKey]) -> dict[WeightKey, str]:
+    """Name of the field of the instance that holds each variable: the weight's own, or the one behind its property."""
+    fields: dict[WeightKey, str] = {}
+    for key in keys:
+        if isinstance(key, int):
+            continue
+        found = [name for name in (key, f"_{key}") if isinstance(vars(layer).get(name), keras.Variable)]
+        if not found:
+            raise ValueError(
+                f"`weights_quantizers` must name variables of the layer. Received: {key!r}, which "
+                f"{type(layer).__name__} does not have; it has {sorted(variable.name for variable in layer.variables)}"
+            )
+        fields[key] = found[0]
+    return fields

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from mct_quantizers.common.constants import ACTIVATION_HOLDER_QUANTIZER
-from mct_quantizers.common.quantizer_dispatch import inferable_of, is_quantizer, takes_training
+from mct_quantizers.common.quantizer_dispatch import checked_holder_quantizer, inferable_of, takes_training
 from mct_quantizers.common.validation import checked_bool
 
 
@@ -25,10 +25,6 @@ class PytorchActivationQuantizationHolder(nn.Module):
 
     def __init__(self, activation_holder_quantizer: Any, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if not is_quantizer(activation_holder_quantizer):
-            raise TypeError(
-                f"`activation_holder_quantizer` must be a quantizer. Received: {activation_holder_quantizer!r}"
-            )
         self.set_quantizer(activation_holder_quantizer)
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -44,12 +40,18 @@ class PytorchActivationQuantizationHolder(nn.Module):
             self.set_quantizer(quantizer)
 
     def set_quantizer(self, quantizer: Any) -> None:
-        """Quantize with `quantizer` from now on."""
+        """Quantize with `quantizer` from now on.
+
+        Raises:
+            TypeError: `quantizer` is no quantizer.
+        """
+        checked_holder_quantizer(quantizer)
+        # Before anything is changed: it may raise.
+        quantizer.initialize_quantization(None, f"{ACTIVATION_HOLDER_QUANTIZER}_out", self)
         # torch refuses a plain object in the place of a module.
         self._modules.pop(ACTIVATION_HOLDER_QUANTIZER, None)
         self.activation_holder_quantizer = quantizer
         self._takes_training = takes_training(quantizer)
-        quantizer.initialize_quantization(None, f"{ACTIVATION_HOLDER_QUANTIZER}_out", self)
 
 
 class _BypassableHolder(PytorchActivationQuantizationHolder):

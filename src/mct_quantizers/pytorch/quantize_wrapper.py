@@ -14,6 +14,7 @@ from mct_quantizers.common.weight_cache import WeightCache
 from mct_quantizers.common.wrapped_weights import (
     WeightKey,
     check_has_quantize,
+    check_replacement,
     check_wrapped_weights,
     parameter_name,
     with_positional_weights,
@@ -73,7 +74,7 @@ class PytorchQuantizationWrapper(ForwardsAttributes):
                 if isinstance(key, str):
                     taken[key] = getattr(module, key)
                 self._take_weight(key)
-                self.set_quantizer(key, weights_quantizers[key])
+                self._attach(key, weights_quantizers[key])
         except Exception:
             # A failed construction leaves the layer as it was.
             for name, weight in taken.items():
@@ -142,16 +143,18 @@ class PytorchQuantizationWrapper(ForwardsAttributes):
                 self.set_quantizer(key, quantizer)
 
     def set_quantizer(self, key: WeightKey, quantizer: Any) -> None:
-        """Quantize the weight `key` with `quantizer` from now on."""
-        name = parameter_name(key)
-        self._modules.pop(f"{name}_quantizer", None)
-        if isinstance(quantizer, nn.Module):
-            # Registered, so that its state follows the wrapper.
-            self.add_module(f"{name}_quantizer", quantizer)
-        self._cache.drop()
-        self.weights_quantizers[key] = quantizer
-        self._takes_training[key] = takes_training(quantizer)
-        quantizer.initialize_quantization(self._float_weight(key).shape, name, self)
+        """Quantize the weight `key` with `quantizer` from now on.
+
+        Args:
+            key: name or position of a weight that is quantized.
+            quantizer: the new quantizer.
+
+        Raises:
+            TypeError: `quantizer` is no quantizer.
+            ValueError: no weight `key` is quantized.
+        """
+        check_replacement(key, quantizer, self.weights_quantizers)
+        self._attach(key, quantizer)
 
     def train(self, mode: bool = True) -> Self:
         """Set the mode; quantized weights that were kept for inference are given up."""
@@ -168,6 +171,18 @@ class PytorchQuantizationWrapper(ForwardsAttributes):
             # A constant of a function: a copy, because loading a state writes into it.
             parameter = nn.Parameter(self.weight_values[key].detach().clone(), requires_grad=False)
         self.register_parameter(parameter_name(key), parameter)
+
+    def _attach(self, key: WeightKey, quantizer: Any) -> None:
+        name = parameter_name(key)
+        # Before anything is changed: it may raise.
+        quantizer.initialize_quantization(self._float_weight(key).shape, name, self)
+        self._modules.pop(f"{name}_quantizer", None)
+        if isinstance(quantizer, nn.Module):
+            # Registered, so that its state follows the wrapper.
+            self.add_module(f"{name}_quantizer", quantizer)
+        self._cache.drop()
+        self.weights_quantizers[key] = quantizer
+        self._takes_training[key] = takes_training(quantizer)
 
     def _float_weight(self, key: WeightKey) -> nn.Parameter:
         # By attribute: `torch.func.functional_call` puts plain tensors in the place of parameters.
