@@ -52,7 +52,9 @@ def test_table_of_quantizers_is_true():
     import mct_quantizers
     from mct_quantizers.pytorch.onnx_ops import OPERATORS
 
-    rows = re.findall(r"^\| `(\w+InferableQuantizer)` \|(.*)\|$", README.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    rows = re.findall(
+        r"^\| `(\w+InferableQuantizer)` \|(.*)\|$", README.read_text(encoding="utf-8"), flags=re.MULTILINE
+    )
     classes = {name for name in mct_quantizers.pytorch_quantizers.__all__ if not name.startswith("Base")}
     assert {name for name, _ in rows} == classes
     for name, cells in rows:

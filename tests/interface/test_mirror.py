@@ -40,6 +40,8 @@ ONLY_PYTORCH = {
     "train",  # the mode of a module; Keras gives it to every call
     "pytorch_save_quantized_model",  # Keras models save themselves
     "enable_custom_impl",
+    "enable_reuse_quantizer",
+    "disable_reuse_quantizer",
     # the interface's helpers for torch tensors
     "fix_range_to_include_zero",
     "get_working_device",
@@ -62,6 +64,7 @@ ONLY_KERAS = {
     "from_config",
     "compute_mask",
     "compute_output_shape",
+    "compute_output_spec",
     # properties, because Keras replaces the containers that are fields of a layer
     "weights_quantizers",
     "weight_values",

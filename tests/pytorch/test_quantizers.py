@@ -534,3 +534,23 @@ def test_exported_quantizer_equals_eager():
 def test_quantizer_without_numbers_shows_its_arguments():
     quantizer = WeightsSymmetricInferableQuantizer(4, [1.0, 2.0], True, 0)
     assert repr(quantizer.to("meta")) == repr(WeightsSymmetricInferableQuantizer(4, [1.0, 2.0], True, 0))
+
+
+def test_weight_quantizer_gives_its_first_result_again_on_demand():
+    quantizer = WeightsSymmetricInferableQuantizer(4, [1.0], False)
+    first, second = torch.full((3,), 0.3), torch.full((3,), 0.9)
+    assert (quantizer.enable_reuse, quantizer.quantizer_first_run, quantizer.resue_outputs) == (False, True, None)
+    quantizer(second)
+    quantizer.enable_reuse_quantizer()
+    outputs = quantizer(first)
+    assert quantizer(second) is outputs is quantizer.resue_outputs
+    quantizer.disable_reuse_quantizer()
+    assert not torch.equal(quantizer(second), outputs)
+    quantizer.enable_reuse_quantizer()
+    assert not torch.equal(quantizer(second), outputs)
+
+
+def test_activation_quantizer_quantizes_every_input():
+    quantizer = ActivationSymmetricInferableQuantizer(4, [1.0], True)
+    quantizer.enable_reuse_quantizer()
+    assert not torch.equal(quantizer(torch.full((3,), 0.3)), quantizer(torch.full((3,), 0.9)))

@@ -61,6 +61,11 @@ class KerasActivationQuantizationHolder(keras.layers.Layer):
         """The shape of the input."""
         return input_shape
 
+    def compute_output_spec(self, inputs: Any, training: bool | None = None) -> Any:
+        """Shape and dtype of the input."""
+        del training
+        return keras.KerasTensor(inputs.shape, dtype=inputs.dtype)
+
     def convert_to_inferable_quantizers(self) -> "KerasActivationQuantizationHolder | None":
         """Replace a trainable quantizer by what it froze to.
 

@@ -70,7 +70,7 @@ class BaseKerasInferableQuantizer(BaseInferableQuantizer):
 
 
 class KerasConfigurableQuantizer(ConfigurableQuantizer, BaseKerasInferableQuantizer):
-    """An inferable quantizer that shows its constructor arguments."""
+    """An inferable quantizer that shows its constructor arguments. A subclass supplies `_quantized`."""
 
     _params: Any
     _state: ClassVar[tuple[str, ...]] = ()
@@ -83,6 +83,21 @@ class KerasConfigurableQuantizer(ConfigurableQuantizer, BaseKerasInferableQuanti
             array = value.astype(np.float32 if np.issubdtype(value.dtype, np.floating) else np.int32)
             array.setflags(write=False)
             setattr(self, name, array)
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """Quantized values of `inputs`: same shape and dtype, no gradient.
+
+        Args:
+            inputs: floating point; float16 and bfloat16 are computed in float32.
+
+        Raises:
+            TypeError: `inputs` is not floating point.
+            ValueError: per channel, `inputs` has another number of channels along the axis.
+        """
+        return self._quantized(keras.ops.convert_to_tensor(inputs))
+
+    def _quantized(self, inputs: Tensor) -> Tensor:
+        raise NotImplementedError
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Copies and pickles lose that arrays are read-only: they are made once more."""
@@ -116,17 +131,7 @@ class KerasGridQuantizer(GridQuantizer, KerasConfigurableQuantizer):
         # A grid without zero point needs no addition; symmetric grids never have one.
         self._has_zero_point = "threshold" not in self._params_arguments
 
-    def __call__(self, inputs: Tensor) -> Tensor:
-        """Quantized values of `inputs`: same shape and dtype, no gradient.
-
-        Args:
-            inputs: floating point; float16 and bfloat16 are computed in float32.
-
-        Raises:
-            TypeError: `inputs` is not floating point.
-            ValueError: per channel, `inputs` has another number of channels along the axis.
-        """
-        inputs = keras.ops.convert_to_tensor(inputs)
+    def _quantized(self, inputs: Tensor) -> Tensor:
         check_channels(inputs.shape, self.axis, self.scale.size)
         aligned = arithmetic.broadcast_shape(len(inputs.shape), self.axis)
         zero_point = self.zero_point.reshape(aligned) if self._has_zero_point else None
@@ -162,17 +167,7 @@ class KerasTableQuantizer(TableQuantizer, KerasConfigurableQuantizer):
         super()._bind_params(params)
         self._assignment = kernels.assignment_of(params)
 
-    def __call__(self, inputs: Tensor) -> Tensor:
-        """Quantized values of `inputs`: same shape and dtype, no gradient.
-
-        Args:
-            inputs: floating point; float16 and bfloat16 are computed in float32.
-
-        Raises:
-            TypeError: `inputs` is not floating point.
-            ValueError: per channel, `inputs` has another number of channels along the axis.
-        """
-        inputs = keras.ops.convert_to_tensor(inputs)
+    def _quantized(self, inputs: Tensor) -> Tensor:
         grid = self.params.grid
         check_channels(inputs.shape, grid.axis, self.threshold.size)
         threshold = self.threshold.reshape(arithmetic.broadcast_shape(len(inputs.shape), grid.axis))

@@ -14,7 +14,7 @@ from mct_quantizers.common import arithmetic
 from mct_quantizers.common.base_inferable_quantizer import BaseInferableQuantizer
 from mct_quantizers.common.lookup_table import FineGrid, LookupTable
 from mct_quantizers.common.quant_params import QuantParams
-from mct_quantizers.common.quantizers.configurable import ConfigurableQuantizer
+from mct_quantizers.common.quantizers.configurable import ConfigurableQuantizer, WeightsQuantizer
 from mct_quantizers.common.quantizers.grid import GridQuantizer
 from mct_quantizers.common.quantizers.lut import TableQuantizer
 from mct_quantizers.common.validation import check_channels
@@ -44,6 +44,22 @@ class BasePyTorchInferableQuantizer(BaseInferableQuantizer, Float32StateModule):
     """
 
     _onnx_form: OnnxNode | PlainTable | None = None
+    reuse = False
+    enable_reuse = False
+    quantizer_first_run = True
+    resue_outputs: Tensor | None = None
+
+    def enable_reuse_quantizer(self) -> None:
+        """Let a weight quantizer give the result of its next call at every later call, whatever the input.
+
+        For one weight that several layers read; activation quantizers ignore it. Wrappers need no such help: they keep
+        the quantized weights of an inference by themselves, and notice changes.
+        """
+        self.enable_reuse = self.quantizer_first_run = True
+
+    def disable_reuse_quantizer(self) -> None:
+        """Quantize every input again."""
+        self.enable_reuse = False
 
     def enable_custom_impl(self) -> None:
         """Let `torch.onnx.export` write one node of the domain `mct_quantizers`; see `onnx_nodes` of this wing.
@@ -76,7 +92,12 @@ class PytorchConfigurableQuantizer(ConfigurableQuantizer, BasePyTorchInferableQu
         """
         if self._onnx_form is not None and torch.onnx.is_in_onnx_export():
             return self._onnx_form(inputs)
-        return self._quantized(inputs)
+        if not self.enable_reuse or not isinstance(self, WeightsQuantizer):
+            return self._quantized(inputs)
+        if self.quantizer_first_run or self.resue_outputs is None:
+            self.resue_outputs = self._quantized(inputs)
+            self.quantizer_first_run = False
+        return self.resue_outputs
 
     def _quantized(self, inputs: Tensor) -> Tensor:
         raise NotImplementedError
