@@ -13,6 +13,7 @@ from engines import ENGINES, quantizers_of, run_on
 
 from mct_quantizers.common import arithmetic, numpy_ops
 from mct_quantizers.common.lookup_table import LookupTable
+from mct_quantizers.common.packing import unpack_integers
 from mct_quantizers.common.quant_params import QuantParams, from_range, from_threshold
 
 WIDTHS = (2, 3, 4, 5, 6, 7, 8, 16)
@@ -141,15 +142,44 @@ def test_half_precision_is_computed_in_float32(engine, name, dtype):
         np.testing.assert_array_equal(output, expected)
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if "LUT" not in name.upper()])
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("engine", ["pytorch", pytest.param("keras", marks=pytest.mark.keras)])
 def test_integer_codes_equal_the_numpy_reference(engine, name):
     pytest.importorskip("torch" if engine == "pytorch" else "keras")
     x = samples()[:, ::7]
     x = np.where(np.isnan(x), np.float32(0), x)
-    outputs = run_on(engine, [_as_float(quantizer.quantize) for quantizer in made(engine, name)], x)
-    for arguments, output in zip(cases_of(name), outputs, strict=True):
-        np.testing.assert_array_equal(output, arithmetic.quantize(x, params_of(arguments), numpy_ops))
+    quantizers = made(engine, name)
+    codes = run_on(engine, [_as_float(quantizer.quantize) for quantizer in quantizers], x)
+    for arguments, quantizer, ours in zip(cases_of(name), quantizers, codes, strict=True):
+        params = params_of(arguments)
+        if isinstance(params, LookupTable):
+            expected, signed = arithmetic.lut_codes(x, params, numpy_ops), False
+            # The first of equal levels, so that the codes of one level are one code.
+            assert len(np.unique(expected)) <= 2**params.num_bits
+        else:
+            expected, signed = arithmetic.quantize(x, params, numpy_ops), True
+        np.testing.assert_array_equal(ours, expected)
+        (values,) = run_on(engine, [lambda _, q=quantizer, c=expected: _to_float(q.dequantize(_like(engine, c)))], x)
+        np.testing.assert_array_equal(values, reference(x, params))
+        packed = quantizer.pack(_like(engine, x))
+        assert packed.size == (x.size * params.num_bits + 7) // 8
+        unpacked = unpack_integers(packed, params.num_bits, x.size, signed=signed and bool((expected < 0).any()))
+        np.testing.assert_array_equal(unpacked.reshape(x.shape), expected)
+
+
+def _like(engine, array):
+    if engine == "pytorch":
+        import torch
+
+        return torch.from_numpy(array)
+    import keras
+
+    return keras.ops.convert_to_tensor(array)
+
+
+def _to_float(values):
+    assert "float32" in str(values.dtype)
+    return values
 
 
 def _as_float(quantize):

@@ -220,6 +220,28 @@ def test_training_flag_is_passed_to_a_quantizer_that_asks_for_it(holder_class):
         assert quantizer.flags.pop() is passed
 
 
+class LayerQuantizer(keras.layers.Layer, BaseInferableQuantizer):
+    """A quantizer that is a layer, with a variable of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.gain = self.add_weight(name="gain", shape=(1,), initializer=keras.initializers.Constant(3.0))
+
+    def call(self, inputs, training=None):
+        return inputs * keras.ops.convert_to_tensor(self.gain) if training else inputs
+
+
+@every_holder
+def test_quantizer_may_be_a_layer_with_variables_of_its_own(holder_class):
+    quantizer = LayerQuantizer()
+    held = holder_class(quantizer)
+    np.testing.assert_array_equal(to_numpy(held(X)), X)
+    np.testing.assert_array_equal(to_numpy(held(X, training=True)), X * 3)
+    assert any(variable is quantizer.gain for variable in held.trainable_variables)
+    fit(model_of(held, layers.Dense(3)), epochs=1, jit_compile=BACKEND != "torch")
+    assert float(to_numpy(quantizer.gain)[0]) != 3.0
+
+
 @every_holder
 def test_whether_a_quantizer_takes_the_flag_is_decided_once(holder_class, monkeypatch):
     from mct_quantizers.keras import activation_quantization_holder

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import copy
 import functools
+import importlib.util
 import json
 import os
 import pickle
@@ -273,6 +274,12 @@ def test_weights_vars_are_key_variable_and_quantizer():
     ]
 
 
+@pytest.mark.parametrize("ask", ["get_weights_vars", "get_quantized_weights", "get_integer_weights"])
+def test_weights_of_a_wrapper_that_is_not_built_are_refused(ask):
+    with pytest.raises(ValueError, match="must be built, by a call or by `build`, before it has weight 'kernel'"):
+        getattr(KerasQuantizationWrapper(layers.Dense(3), {"kernel": per_tensor()}), ask)()
+
+
 def test_quantizer_may_be_replaced():
     wrapper = KerasQuantizationWrapper(dense(), {"kernel": per_tensor(4)})
     before = to_numpy(wrapper(X))
@@ -411,6 +418,28 @@ def test_positional_weight_may_be_any_tensor(make):
     wrapper = KerasQuantizationWrapper(keras.ops.add, {1: per_tensor()}, {1: make(value)})
     x = np.zeros((2, 3), np.float32)
     np.testing.assert_array_equal(to_numpy(wrapper(x)), quantized(value, per_tensor()))
+
+
+class LayerQuantizer(keras.layers.Layer, BaseInferableQuantizer):
+    """A quantizer that is a layer, with a variable of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.gain = self.add_weight(name="gain", shape=(1,), initializer=keras.initializers.Constant(3.0))
+
+    def call(self, inputs, training=None):
+        return inputs * keras.ops.convert_to_tensor(self.gain) if training else inputs
+
+
+def test_quantizer_may_be_a_layer_with_variables_of_its_own():
+    layer, quantizer = dense(), LayerQuantizer()
+    wrapper = KerasQuantizationWrapper(layer, {"kernel": quantizer})
+    kernel, bias = layer.get_weights()
+    np.testing.assert_array_equal(to_numpy(wrapper(X)), dense_by_hand(X, kernel, bias))
+    np.testing.assert_array_equal(to_numpy(wrapper(X, training=True)), dense_by_hand(X, kernel * 3, bias))
+    assert any(variable is quantizer.gain for variable in wrapper.trainable_variables)
+    fit(model_of(wrapper), epochs=1, jit_compile=BACKEND != "torch")
+    assert float(to_numpy(quantizer.gain)[0]) != 3.0
 
 
 # The flag of training.
@@ -1061,8 +1090,8 @@ SAVED = {
         ),
     ),
     "two_weights": lambda: functional(
-        (5, 5, 2),
-        KerasQuantizationWrapper(layers.Conv2D(3, 2, **ONES), {"kernel": per_tensor(3), "bias": per_tensor(5)}),
+        (5,),
+        KerasQuantizationWrapper(layers.Dense(3, **ONES), {"kernel": per_tensor(3), "bias": per_tensor(5)}),
     ),
     "embedding_table": lambda: functional(
         (4,),
@@ -1163,6 +1192,37 @@ def test_models_load_bit_equal_in_a_new_process(tmp_path):
     assert run.returncode == 0, run.stderr
     for name, outputs in expected.items():
         np.testing.assert_array_equal(np.load(tmp_path / f"{name}.outputs.npy"), outputs, err_msg=name)
+
+
+CODES = """
+    import sys
+    import keras, numpy
+    import mct_quantizers.keras
+
+    model = keras.saving.load_model(sys.argv[1] + "/model.keras", safe_mode=True)
+    codes = model.layers[1].get_integer_weights()["kernel"]
+    numpy.save(sys.argv[1] + "/codes.npy", keras.ops.convert_to_numpy(codes))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("other", sorted({"tensorflow", "jax", "torch"} - {BACKEND}))
+def test_file_of_one_backend_gives_the_same_codes_on_another(other, tmp_path):
+    if importlib.util.find_spec(other) is None:
+        pytest.skip(f"{other} is not installed")
+    model, _ = saved_model("conv_per_channel")
+    model.save(tmp_path / "model.keras")
+    run = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(CODES), tmp_path],
+        env={**os.environ, "KERAS_BACKEND": other},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    codes = to_numpy(model.layers[1].get_integer_weights()["kernel"])
+    np.testing.assert_array_equal(np.load(tmp_path / "codes.npy"), codes)
+    assert len(np.unique(codes)) > 4
 
 
 @pytest.mark.parametrize("name", ["two_weights", "function_of_the_user"])

@@ -129,6 +129,31 @@ def lut_quantize_tensor(
     return ops.take(levels, indices) * threshold
 
 
+def lut_codes(x: Tensor, table: LookupTable, ops: Ops) -> Tensor:
+    """For each element of `x` the position of its level in `table.lut_values`: int32, shape of `x`.
+
+    Raises:
+        TypeError: `x` is not floating point.
+        ValueError: NaN in `x`, or the channels of `x` do not match the table.
+    """
+    values = ops.to_compute_dtype(x)
+    shape = ops.shape(values)
+    check_channels(shape, table.axis, table.threshold.size)
+    threshold = ops.reshape(ops.constant(table.threshold, values), broadcast_shape(len(shape), table.axis))
+    _, boundaries = table.assignment()
+    indices = ops.search_sorted(ops.constant(boundaries, values), grid_position(values, threshold, table.grid, ops))
+    return ops.to_integer(ops.take(ops.constant(table.positions(), values), indices))
+
+
+def lut_dequantize(codes: Tensor, table: LookupTable, ops: Ops, like: Tensor) -> Tensor:
+    """Real values of positions in a table, in the dtype and on the device of the floating-point tensor `like`."""
+    reference = ops.to_compute_dtype(like)
+    shape = ops.shape(codes)
+    threshold = ops.reshape(ops.constant(table.threshold, reference), broadcast_shape(len(shape), table.axis))
+    levels = ops.constant(table.lut_values / table.level_scale, reference)
+    return ops.cast_like(ops.take(levels, codes) * threshold, like)
+
+
 def grid_position(x: Tensor, threshold: Tensor, grid: FineGrid, ops: Ops) -> Tensor:
     """`clip(x / (threshold + eps) · level_scale, low, high)`: where `x` lies on a finer grid, not rounded."""
     # Division by a power of two is exact, and does not warn of overflow as a product does.

@@ -112,12 +112,21 @@ class LookupTable:
             Levels, divided by `level_scale`, and NaN at the end, float32, shape (K + 1,); boundaries, and infinity at
             the end, which only NaN passes, float32, shape (K,).
         """
-        order = np.argsort(self.lut_values, kind="stable")
-        _, first, inverse = np.unique(self.lut_values, return_index=True, return_inverse=True)
+        order, first = self._order()
         levels = self.lut_values.astype(np.float32)[order]
-        boundaries = _boundaries(levels, first[inverse][order])
+        boundaries = _boundaries(levels, first)
         scaled = levels / np.float32(self.level_scale)
         return np.append(scaled, np.float32(np.nan)), np.append(boundaries, np.float32(np.inf))
+
+    def positions(self) -> npt.NDArray[np.float32]:
+        """For each level in rising order the first position of its value in the table, and NaN, shape (K + 1,)."""
+        return np.append(self._order()[1].astype(np.float32), np.float32(np.nan))
+
+    def _order(self) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+        """What sorts the levels, and for each sorted level the first position of its value."""
+        order = np.argsort(self.lut_values, kind="stable")
+        _, first, inverse = np.unique(self.lut_values, return_index=True, return_inverse=True)
+        return order, first[inverse][order]
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, LookupTable):

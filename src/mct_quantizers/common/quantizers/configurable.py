@@ -6,13 +6,16 @@ import copy
 from typing import Any, ClassVar, Self
 
 import numpy as np
+import numpy.typing as npt
 
 from mct_quantizers.common.base_inferable_quantizer import BaseInferableQuantizer
+from mct_quantizers.common.packing import pack_integers
 
 
 class ConfigurableQuantizer(BaseInferableQuantizer):
     """A quantizer whose state is one value, `params`. A wing supplies `_bind_params` and `params`."""
 
+    num_bits: int
     _params_arguments: ClassVar[tuple[str, ...]] = ()
     """The constructor arguments that `params` determines, each an attribute of it too."""
 
@@ -40,6 +43,22 @@ class ConfigurableQuantizer(BaseInferableQuantizer):
             # Loaded state has replaced what the constructor was given.
             config.update({name: getattr(params, name).tolist() for name in self._params_arguments})
         return config
+
+    def quantize(self, inputs: Any) -> Any:
+        """Integer codes of `inputs`: int32, same shape."""
+        raise NotImplementedError
+
+    def pack(self, inputs: Any) -> npt.NDArray[np.uint8]:
+        """The integer codes of `inputs` as bytes without gaps, as `packing.pack_integers` writes them.
+
+        Returns:
+            Bytes, uint8, shape (ceil(size · num_bits / 8),).
+
+        Raises:
+            TypeError: `inputs` is not floating point.
+            ValueError: NaN in `inputs`, or another number of channels.
+        """
+        return pack_integers(_as_array(self.quantize(inputs)), self.num_bits)
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
@@ -89,6 +108,8 @@ class WeightsQuantizer(ConfigurableQuantizer):
 def _plain(value: Any) -> Any:
     if value is None or isinstance(value, (bool, int, float)):
         return value
-    if hasattr(value, "detach"):
-        value = value.detach()
-    return np.asarray(value).tolist()
+    return _as_array(value).tolist()
+
+
+def _as_array(value: Any) -> npt.NDArray[Any]:
+    return np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)

@@ -148,8 +148,7 @@ class KerasGridQuantizer(GridQuantizer, KerasConfigurableQuantizer):
 
     def dequantize(self, codes: Tensor) -> Tensor:
         """Real values of integer codes: float32, same shape."""
-        like = keras.ops.convert_to_tensor(np.zeros(1, np.float32))
-        return arithmetic.dequantize(keras.ops.convert_to_tensor(codes), self.params, keras_ops, like=like)
+        return arithmetic.dequantize(keras.ops.convert_to_tensor(codes), self.params, keras_ops, like=_float32())
 
 
 class KerasTableQuantizer(TableQuantizer, KerasConfigurableQuantizer):
@@ -172,3 +171,22 @@ class KerasTableQuantizer(TableQuantizer, KerasConfigurableQuantizer):
         check_channels(inputs.shape, grid.axis, self.threshold.size)
         threshold = self.threshold.reshape(arithmetic.broadcast_shape(len(inputs.shape), grid.axis))
         return kernels.lut_quantize(inputs, threshold, self._assignment, grid)
+
+    def quantize(self, inputs: Tensor) -> Tensor:
+        """For each element of `inputs` the position of its level in the table: int32, same shape.
+
+        Not inside a compiled function.
+
+        Raises:
+            TypeError: `inputs` is not floating point.
+            ValueError: NaN in `inputs`, or another number of channels.
+        """
+        return arithmetic.lut_codes(keras.ops.convert_to_tensor(inputs), self.params, keras_ops)
+
+    def dequantize(self, codes: Tensor) -> Tensor:
+        """Real values of positions in the table: float32, same shape."""
+        return arithmetic.lut_dequantize(keras.ops.convert_to_tensor(codes), self.params, keras_ops, like=_float32())
+
+
+def _float32() -> Tensor:
+    return keras.ops.convert_to_tensor(np.zeros(1, np.float32))

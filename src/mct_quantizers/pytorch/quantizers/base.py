@@ -188,6 +188,21 @@ class PytorchTableQuantizer(TableQuantizer, PytorchConfigurableQuantizer):
     def _quantized(self, inputs: Tensor) -> Tensor:
         return _lut_quantize(inputs, self.threshold, self.levels, self.boundaries, self._table.grid)
 
+    def quantize(self, inputs: Tensor) -> Tensor:
+        """For each element of `inputs` the position of its level in the table: int32, same shape.
+
+        Raises:
+            TypeError: `inputs` is not floating point.
+            ValueError: NaN in `inputs`, or another number of channels.
+        """
+        codes: Tensor = arithmetic.lut_codes(inputs.detach(), self.params, torch_ops)
+        return codes
+
+    def dequantize(self, codes: Tensor) -> Tensor:
+        """Real values of positions in the table: float32, same shape."""
+        values: Tensor = arithmetic.lut_dequantize(codes, self.params, torch_ops, like=self.threshold)
+        return values
+
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)
         for name, array in zip(("levels", "boundaries"), self.params.assignment(), strict=True):
