@@ -65,6 +65,18 @@ def test_table_of_quantizers_is_true():
         assert (onnx == "yes") == (name.replace("Inferable", "") in OPERATORS)
 
 
+def test_examples_of_the_runtime_run_as_printed(tmp_path, monkeypatch):
+    pytest.importorskip("torch")
+    pytest.importorskip("keras")
+    text = README.with_name("docs").joinpath("runtime.md").read_text(encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    for example in re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL):
+        exec(compile(example, "docs/runtime.md", "exec"), names)
+    assert names["restored"] is not names["model"]
+    assert (tmp_path / "model.keras").exists()
+
+
 def test_readme_is_short():
     assert len(README.read_text(encoding="utf-8").splitlines()) < 150
 
