@@ -23,7 +23,10 @@ ONLY_PYTORCH_FILES = {
     "model_description.py",  # what a file says of a model; Keras models describe themselves
     "model_rebuild.py",
 }
-ONLY_KERAS_FILES = {"function_layer.py"}  # a Keras wrapper holds layers only, and a function must become one
+ONLY_KERAS_FILES = {
+    "function_layer.py",  # a Keras wrapper holds layers only, and a function must become one
+    "quantizer_record.py",  # the state of PyTorch's quantizers is in every state_dict
+}
 WORDS = {"Pytorch": "Framework", "PyTorch": "Framework", "Keras": "Framework", "pytorch": "framework"}
 WORDS |= {"keras": "framework"}
 FRAMEWORK_WORDS = {
@@ -63,6 +66,8 @@ ONLY_KERAS = {
     "get_config",
     "from_config",
     "compute_mask",
+    "save_own_variables",
+    "load_own_variables",
     "compute_output_shape",
     "compute_output_spec",
     # properties, because Keras replaces the containers that are fields of a layer

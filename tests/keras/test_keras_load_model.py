@@ -130,6 +130,33 @@ def test_layer_of_the_users_own_inside_a_wrapper_is_found_too(tmp_path):
     np.testing.assert_array_equal(loaded.predict(X, verbose=0), model.predict(X, verbose=0))
 
 
+# Files of weights
+
+
+def test_weights_load_where_the_quantizers_are_the_same(tmp_path):
+    model, other = network(), network()
+    model.layers[-1].layer.kernel.assign(np.random.default_rng(1).uniform(-1, 1, (4, 3)))
+    model.save_weights(tmp_path / "model.weights.h5")
+    other.load_weights(tmp_path / "model.weights.h5")
+    np.testing.assert_array_equal(other.predict(X, verbose=0), model.predict(X, verbose=0))
+
+
+def with_quantizers(activation_threshold: float, weight_threshold: float) -> keras.Model:
+    inputs = keras.Input((4,))
+    x = KerasActivationQuantizationHolder(
+        keras_quantizers.ActivationSymmetricInferableQuantizer(5, [activation_threshold], True)
+    )(inputs)
+    quantizer = keras_quantizers.WeightsSymmetricInferableQuantizer(3, [weight_threshold], False)
+    return keras.Model(inputs, KerasQuantizationWrapper(keras.layers.Dense(3), {"kernel": quantizer})(x))
+
+
+@pytest.mark.parametrize("thresholds", [(1.0, 0.5), (2.0, 1.0)])
+def test_weights_of_other_quantizers_are_refused(tmp_path, thresholds):
+    with_quantizers(1.0, 1.0).save_weights(tmp_path / "model.weights.h5")
+    with pytest.raises(ValueError, match="were saved with other quantizers"):
+        with_quantizers(*thresholds).load_weights(tmp_path / "model.weights.h5")
+
+
 # Metadata
 
 

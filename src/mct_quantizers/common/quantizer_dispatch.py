@@ -29,8 +29,9 @@ def takes_training(quantizer: Any) -> bool:
     """Whether the call of `quantizer` has an argument named `training`."""
     parameters = inspect.signature(quantizer.__call__).parameters
     if all(item.kind in (item.VAR_POSITIONAL, item.VAR_KEYWORD) for item in parameters.values()):
-        # The call of a framework's module passes everything on; its `forward` (torch) or `call` (Keras) tells more.
-        inner = getattr(quantizer, "forward", None) or getattr(quantizer, "call", None)
+        # The call of a framework's module passes everything on; its `call` (Keras) or `forward` (torch) tells more.
+        # A Keras layer has both on torch.
+        inner = getattr(quantizer, "call", None) or getattr(quantizer, "forward", None)
         parameters = parameters if inner is None else inspect.signature(inner).parameters
     return TRAINING in parameters
 

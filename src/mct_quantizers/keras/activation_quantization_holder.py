@@ -11,13 +11,14 @@ from mct_quantizers._version import __version__
 from mct_quantizers.common.constants import ACTIVATION_HOLDER_QUANTIZER, MCTQ_VERSION, TRAINING
 from mct_quantizers.common.quantizer_dispatch import checked_holder_quantizer, inferable_of, takes_training
 from mct_quantizers.common.validation import checked_bool
+from mct_quantizers.keras.quantizer_record import RecordsQuantizers
 from mct_quantizers.keras.quantizers.base import PACKAGE, deserialized
 
 Tensor = Any
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
-class KerasActivationQuantizationHolder(keras.layers.Layer):
+class KerasActivationQuantizationHolder(RecordsQuantizers):
     """Quantizes its input with the quantizer it holds; the input is never cast before.
 
     Args:
@@ -55,7 +56,7 @@ class KerasActivationQuantizationHolder(keras.layers.Layer):
         """
         training = training is not None and checked_bool(TRAINING, training)
         quantizer = self.activation_holder_quantizer
-        return quantizer(inputs, training) if self._takes_training else quantizer(inputs)
+        return quantizer(inputs, training=training) if self._takes_training else quantizer(inputs)
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         """The shape of the input."""
@@ -104,6 +105,9 @@ class KerasActivationQuantizationHolder(keras.layers.Layer):
         """The holder whose `get_config` was `config`. Quantizer classes of the user's own are found by their names."""
         quantizer = deserialized(config[ACTIVATION_HOLDER_QUANTIZER], custom_objects)
         return cls(**{**config, ACTIVATION_HOLDER_QUANTIZER: quantizer})
+
+    def _quantizers_by_name(self) -> Mapping[str, Any]:
+        return {ACTIVATION_HOLDER_QUANTIZER: self.activation_holder_quantizer}
 
     def _initialize(self, quantizer: Any) -> None:
         quantizer.initialize_quantization(None, f"{ACTIVATION_HOLDER_QUANTIZER}_out", self)

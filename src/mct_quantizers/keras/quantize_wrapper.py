@@ -33,6 +33,7 @@ from mct_quantizers.common.wrapped_weights import (
 )
 from mct_quantizers.keras import ops
 from mct_quantizers.keras.function_layer import FunctionLayer
+from mct_quantizers.keras.quantizer_record import RecordsQuantizers
 from mct_quantizers.keras.quantizers.base import PACKAGE, BaseKerasInferableQuantizer, deserialized
 
 Tensor = Any
@@ -56,7 +57,7 @@ class _Wrapped:
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
-class KerasQuantizationWrapper(keras.layers.Wrapper):
+class KerasQuantizationWrapper(RecordsQuantizers, keras.layers.Wrapper):
     """Runs `layer` with quantized weights; the float weights stay variables of the layer.
 
     A weight is named either by its attribute (`"kernel"`) or, for a function, by its position among the call's inputs.
@@ -109,6 +110,8 @@ class KerasQuantizationWrapper(keras.layers.Wrapper):
         self.is_inputs_as_list = is_inputs_as_list
         self.mctq_version = self_version
         self._layer_takes_training = takes_training(layer)
+        # Keras tracks what it finds in fields: the variables of quantizers that are layers are the wrapper's.
+        self._quantizer_layers = [item for item in quantizers.values() if isinstance(item, keras.layers.Layer)]
         self._wrapped = _Wrapped(
             quantizers, fields, dict(weight_values or {}), list(op_call_args or []), dict(op_call_kwargs or {})
         )
@@ -299,6 +302,9 @@ class KerasQuantizationWrapper(keras.layers.Wrapper):
         args, kwargs = restored(config.pop(OP_CALL_ARGS, [])), restored(config.pop(OP_CALL_KWARGS, {}))
         return cls(layer, quantizers, values or None, args, kwargs, **config)
 
+    def _quantizers_by_name(self) -> Mapping[str, Any]:
+        return {str(key): quantizer for key, quantizer in self.weights_quantizers.items()}
+
     def _place(self, values: Mapping[WeightKey, Any]) -> None:
         for key, value in values.items():
             # Past Keras, which would keep a list of what it sees.
@@ -324,7 +330,7 @@ class KerasQuantizationWrapper(keras.layers.Wrapper):
 
     def _compute(self, key: WeightKey, training: bool) -> Tensor:
         quantizer, weight = self.weights_quantizers[key], self._float_value(key)
-        value = quantizer(weight, training) if self._wrapped.takes_training[key] else quantizer(weight)
+        value = quantizer(weight, training=training) if self._wrapped.takes_training[key] else quantizer(weight)
         return keras.ops.cast(value, self.layer.compute_dtype)
 
     def _quantized(self, key: WeightKey, training: bool) -> Tensor:

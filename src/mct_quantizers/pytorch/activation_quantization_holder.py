@@ -30,7 +30,7 @@ class PytorchActivationQuantizationHolder(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         """Quantized `inputs`: same shape and dtype."""
         quantizer = self.activation_holder_quantizer
-        result: Tensor = quantizer(inputs, self.training) if self._takes_training else quantizer(inputs)
+        result: Tensor = quantizer(inputs, training=self.training) if self._takes_training else quantizer(inputs)
         return result
 
     def convert_to_inferable_quantizers(self) -> None:

@@ -191,7 +191,7 @@ class PytorchQuantizationWrapper(ForwardsAttributes):
 
     def _compute(self, key: WeightKey) -> Tensor:
         quantizer, weight = self.weights_quantizers[key], self._float_weight(key)
-        result: Tensor = quantizer(weight, self.training) if self._takes_training[key] else quantizer(weight)
+        result: Tensor = quantizer(weight, training=self.training) if self._takes_training[key] else quantizer(weight)
         return result
 
     def _quantized(self, key: WeightKey) -> Tensor:
