@@ -14,6 +14,7 @@ from corner_samples import corners, grid
 from mct_quantizers import QuantizationMethod, QuantizationTarget, keras_quantizers
 from mct_quantizers.common import arithmetic, numpy_ops
 from mct_quantizers.common.lookup_table import LookupTable
+from mct_quantizers.common.packing import pack_integers
 from mct_quantizers.common.quant_info import QuantizerID
 from mct_quantizers.common.quant_params import from_range, from_threshold
 from mct_quantizers.common.registry import get_inferable_quantizer_class
@@ -237,14 +238,17 @@ def test_codes_of_a_range_are_the_formula(as_numpy):
     assert as_numpy(quantizer.dequantize(np.int32([[0, 3], [7, 5]]))).tolist() == [[-0.75, 0.0], [1.0, 0.5]]
 
 
-@every_grid
+@every_quantizer
 def test_codes_and_values_are_two_halves_of_the_call(make, as_numpy):
     quantizer, x = make(), batch()
+    is_table = isinstance(quantizer.params, LookupTable)
     codes = quantizer.quantize(to_tensor(x))
-    np.testing.assert_array_equal(as_numpy(codes), arithmetic.quantize(x, quantizer.params, numpy_ops))
+    expected = (arithmetic.lut_codes if is_table else arithmetic.quantize)(x, quantizer.params, numpy_ops)
+    np.testing.assert_array_equal(as_numpy(codes), expected)
     np.testing.assert_array_equal(as_numpy(quantizer.dequantize(codes)), as_numpy(quantizer(to_tensor(x))))
-    assert int(as_numpy(codes).min()) >= quantizer.quant_min
-    assert int(as_numpy(codes).max()) <= quantizer.quant_max
+    low, high = (0, quantizer.lut_values.size - 1) if is_table else (quantizer.quant_min, quantizer.quant_max)
+    assert low <= int(as_numpy(codes).min()) < int(as_numpy(codes).max()) <= high
+    assert quantizer.pack(to_tensor(x)).tobytes() == pack_integers(expected, quantizer.num_bits).tobytes()
 
 
 def test_levels_of_a_table_are_the_formula(run, as_numpy):
@@ -253,6 +257,16 @@ def test_levels_of_a_table_are_the_formula(run, as_numpy):
     x = np.float32([[-9.0, -0.26, -0.25, 0.124, 0.125, 0.126], [-9.0, -0.52, -0.5, 0.248, 0.25, 0.252]])
     expected = np.float32([[-0.5, -0.5, -0.5, 0.0, 0.0, 0.25], [-1.0, -1.0, -1.0, 0.0, 0.0, 0.5]])
     np.testing.assert_array_equal(as_numpy(run(quantizer, x)), expected)
+    codes = quantizer.quantize(x)
+    assert dtype_of(codes) == "int32"
+    assert as_numpy(codes).tolist() == [[0, 0, 0, 1, 1, 2]] * 2
+    assert as_numpy(quantizer.dequantize(np.int32([[2, 1], [0, 2]]))).tolist() == [[0.25, 0.0], [-1.0, 0.5]]
+
+
+def test_codes_of_a_table_in_no_order_are_first_positions_in_it(as_numpy):
+    quantizer = ActivationLutPOTInferableQuantizer(2, [64, 0, 64, 128], [2.0], signed=False)
+    # Levels 1/2, 0 and 1; 64 stands in the table twice.
+    assert as_numpy(quantizer.quantize(np.float32([-1.0, 0.1, 0.4, 0.6, 9.0]))).tolist() == [1, 1, 0, 0, 3]
 
 
 # Types.
@@ -266,8 +280,7 @@ def test_half_precision_is_computed_in_float32(make, dtype, as_numpy):
     assert dtype_of(outputs) == dtype
     np.testing.assert_array_equal(as_numpy(outputs), as_numpy(keras.ops.cast(quantizer(single), dtype)))
     np.testing.assert_array_equal(as_numpy(quantizer(single)), reference(as_numpy(single), quantizer.params))
-    if hasattr(quantizer, "quantize"):
-        np.testing.assert_array_equal(as_numpy(quantizer.quantize(half)), as_numpy(quantizer.quantize(single)))
+    np.testing.assert_array_equal(as_numpy(quantizer.quantize(half)), as_numpy(quantizer.quantize(single)))
 
 
 @pytest.fixture
@@ -320,8 +333,7 @@ def test_shape_and_type_are_kept(shape, dtype):
     for name in ("weights_pot", "activation_uniform", "activation_pot", "weights_lut_pot", "activation_lut_pot"):
         outputs = SAMPLES[name]()(x)
         assert (tuple(outputs.shape), dtype_of(outputs)) == (shape, dtype)
-        if name in GRIDS:
-            assert tuple(SAMPLES[name]().quantize(x).shape) == shape
+        assert tuple(SAMPLES[name]().quantize(x).shape) == shape
 
 
 @every_quantizer
@@ -369,9 +381,8 @@ def test_nan_stays_nan_and_touches_no_neighbour(make, place, as_numpy):
     expected = as_numpy(quantizer(x)).copy()
     x[place] = expected[place] = np.nan
     np.testing.assert_array_equal(as_numpy(quantizer(x)), expected)
-    if hasattr(quantizer, "quantize"):
-        with pytest.raises(ValueError, match="NaN"):
-            quantizer.quantize(x)
+    with pytest.raises(ValueError, match="NaN"):
+        quantizer.quantize(x)
 
 
 @every_quantizer
@@ -403,7 +414,7 @@ def test_infinity_saturates_at_the_ends(make, run, as_numpy):
 @pytest.mark.parametrize("dtype", ["int32", "uint8", "bool"])
 def test_integer_input_is_refused(make, dtype):
     quantizer, x = make(), keras.ops.zeros((2, 3), dtype=dtype)
-    for call in (quantizer, getattr(quantizer, "quantize", quantizer)):
+    for call in (quantizer, quantizer.quantize):
         with pytest.raises(TypeError, match=f"floating-point.*dtype {dtype}$"):
             call(x)
 
@@ -413,7 +424,7 @@ def test_integer_input_is_refused(make, dtype):
 def test_wrong_number_of_channels_is_refused(name, shape):
     quantizer, x = SAMPLES[name](), np.zeros(shape, np.float32)
     text = re.escape("Received: 0" if shape == () else f"shape {shape}")
-    for call in (quantizer, getattr(quantizer, "quantize", quantizer)):
+    for call in (quantizer, quantizer.quantize):
         with pytest.raises(ValueError, match=text):
             call(x)
 

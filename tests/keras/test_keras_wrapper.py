@@ -473,6 +473,9 @@ def test_training_flag_reaches_the_layer_that_asks_for_it():
     for given in (True, False):
         wrapper(X, training=given)
         assert layer.training_seen is given
+        # Outside of a call of Keras's nobody else says it.
+        wrapper.call(to_tensor(X), training=given)
+        assert layer.training_seen is given
 
 
 def test_statistics_of_batch_normalization_follow_in_training_alone():
@@ -973,6 +976,24 @@ def test_mask_passes_a_layer_in_the_middle():
     np.testing.assert_allclose(to_numpy(model(tokens)), expected, rtol=0, atol=1e-6)
 
 
+class Passing(keras.layers.Dense):
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.supports_masking = False
+
+
+def test_mask_is_refused_where_the_layer_does():
+    inputs = layers.Embedding(6, 4, mask_zero=True)(np.array([[1, 2, 0]]))
+    with pytest.warns(
+        UserWarning, match=r"'[^']*' \(of type KerasQuantizationWrapper\) was passed an input with a mask"
+    ):
+        wrap_of(Passing(3))(inputs)
+
+
+def wrap_of(layer) -> KerasQuantizationWrapper:
+    return KerasQuantizationWrapper(layer, {"kernel": per_tensor()})
+
+
 def test_layer_gets_its_mask():
     layer = layers.GlobalAveragePooling1D()
     wrapper = KerasQuantizationWrapper(layer, {})
@@ -1042,6 +1063,19 @@ def test_mixed_precision_trains(policy):
     losses = fit(model_of(wrapper), jit_compile=BACKEND != "torch")
     assert losses[-1] < losses[0]
     assert {keras.backend.standardize_dtype(variable.dtype) for variable in wrapper.variables} == {"float32"}
+
+
+@pytest.mark.skipif(BACKEND == "jax", reason="JAX has float64 only where it is asked for, before anything else")
+def test_input_of_a_layer_of_double_precision_is_not_rounded():
+    layer = layers.Dense(3, dtype="float64", use_bias=False)
+    wrapper = KerasQuantizationWrapper(layer, {"kernel": per_tensor()})
+    x = X.astype(np.float64) + 1e-12
+    outputs = wrapper(x)
+    assert keras.backend.standardize_dtype(outputs.dtype) == "float64"
+    kernel = quantized(to_numpy(layer.kernel), per_tensor())
+    # Sums of 5 products below 4.
+    np.testing.assert_allclose(to_numpy(outputs), x @ kernel, rtol=0, atol=5 * 4 * 2.0**-52)
+    assert np.abs(X.astype(np.float64) @ kernel - x @ kernel).max() > 1e-13
 
 
 def test_layer_of_another_precision_keeps_it(as_numpy):
