@@ -386,18 +386,18 @@ def test_nan_stays_nan_and_touches_no_neighbour(make, place, as_numpy):
 
 
 @every_quantizer
-def test_nan_stays_nan_when_compiled(make, compiled, as_numpy):
+def test_nan_stays_nan_and_infinity_saturates_when_compiled(make, compiled, as_numpy):
     quantizer, x = make(), batch()
     x[0, 0] = x[1, 7] = np.nan
-    x[0, 1] = np.inf
+    x[:, 1], x[:, 2] = np.inf, -np.inf
     np.testing.assert_array_equal(as_numpy(compiled(quantizer)(to_tensor(x))), reference(x, quantizer.params))
 
 
 @every_quantizer
-def test_infinity_saturates_at_the_ends(make, run, as_numpy):
+def test_infinity_saturates_at_the_ends(make, as_numpy):
     quantizer, x = make(), np.float32([[np.inf, -np.inf]] * 2)
     largest = np.float32([[3.4e38, -3.4e38]] * 2)
-    outputs = as_numpy(run(quantizer, x))
+    outputs = as_numpy(quantizer(x))
     assert np.isfinite(outputs).all()
     np.testing.assert_array_equal(outputs, as_numpy(quantizer(largest)))
     if hasattr(quantizer, "quant_max"):
@@ -441,6 +441,14 @@ def test_no_gradient_flows(make, gradients):
     assert not gradients(lambda tensor: quantizer(tensor) * 2.0, x)[0].any()
     # The path beside it is open.
     assert (gradients(lambda tensor: quantizer(tensor) + tensor, x)[0] == 1).all()
+
+
+@pytest.mark.skipif(keras.config.backend() != "torch", reason="only torch's tensors tell")
+@every_quantizer
+def test_output_needs_no_gradient(make):
+    import torch
+
+    assert not make()(torch.tensor(batch(), requires_grad=True)).requires_grad
 
 
 @every_quantizer
