@@ -40,6 +40,7 @@ class Wing:
 
             self.tensor, self.array = torch.tensor, lambda tensor: tensor.detach().numpy()
         else:
+            pytest.importorskip("keras.layers")
             keras = pytest.importorskip("keras")
             from mct_quantizers.keras import quantizer_utils
 

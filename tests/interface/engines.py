@@ -15,7 +15,9 @@ Run = Callable[[Sequence[Callable[[Any], Any]], np.ndarray], list[np.ndarray]]
 """Applies several functions of one tensor to an array; results as float32 or float64 arrays."""
 
 needs_torch = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="torch is not installed")
-needs_keras = pytest.mark.skipif(importlib.util.find_spec("keras") is None, reason="keras is not installed")
+# Without Keras the directory tests/keras is found, a package without a file.
+_has_keras = getattr(importlib.util.find_spec("keras"), "origin", None) is not None
+needs_keras = pytest.mark.skipif(not _has_keras, reason="keras is not installed")
 WINGS = [
     pytest.param("pytorch", marks=needs_torch),
     pytest.param("keras", marks=[needs_keras, pytest.mark.keras]),

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+pytest.importorskip("keras.layers")
+
 keras = pytest.importorskip("keras")
 from model_compression_toolkit import quantizers_infrastructure as qi  # noqa: E402
 

@@ -11,7 +11,7 @@ import pytest
 import mct_quantizers
 
 pytest.importorskip("torch")
-pytest.importorskip("keras")
+pytest.importorskip("keras.layers")
 pytestmark = pytest.mark.keras
 
 PACKAGE = Path(mct_quantizers.__file__).parent

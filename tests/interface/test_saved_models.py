@@ -61,6 +61,7 @@ def test_onnx_file(release):
 @pytest.mark.keras
 @pytest.mark.parametrize("by_keras_itself", [False, True])
 def test_keras_model(release, by_keras_itself):
+    pytest.importorskip("keras.layers")
     keras = pytest.importorskip("keras")
     from mct_quantizers import keras_load_quantized_model
 

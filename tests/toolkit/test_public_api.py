@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 EXPECTED = json.loads(Path(__file__).with_name("public_api.json").read_text(encoding="utf-8"))
-WINGS = {"mct_quantizers.pytorch.quantizers": "torch", "mct_quantizers.keras.quantizers": "keras"}
+WINGS = {"mct_quantizers.pytorch.quantizers": "torch", "mct_quantizers.keras.quantizers": "keras.layers"}
 
 
 @pytest.fixture(params=sorted(EXPECTED))
