@@ -111,9 +111,8 @@ def lut_quantize(x: Tensor, table: LookupTable, ops: Ops) -> Tensor:
         ValueError: the channels of `x` do not match `table`.
     """
     values = ops.to_compute_dtype(x)
-    check_channels(ops.shape(values), table.axis, table.threshold.size)
+    threshold = _bound_threshold(table, ops.shape(values), values, ops)
     levels, boundaries = (ops.constant(array, values) for array in table.assignment())
-    threshold = ops.constant(table.threshold, values)
     return ops.cast_like(lut_quantize_tensor(values, threshold, levels, boundaries, table.grid, ops), x)
 
 
@@ -137,9 +136,7 @@ def lut_codes(x: Tensor, table: LookupTable, ops: Ops) -> Tensor:
         ValueError: NaN in `x`, or the channels of `x` do not match the table.
     """
     values = ops.to_compute_dtype(x)
-    shape = ops.shape(values)
-    check_channels(shape, table.axis, table.threshold.size)
-    threshold = ops.reshape(ops.constant(table.threshold, values), broadcast_shape(len(shape), table.axis))
+    threshold = _bound_threshold(table, ops.shape(values), values, ops)
     _, boundaries = table.assignment()
     indices = ops.search_sorted(ops.constant(boundaries, values), grid_position(values, threshold, table.grid, ops))
     return ops.to_integer(ops.take(ops.constant(table.positions(), values), indices))
@@ -148,8 +145,7 @@ def lut_codes(x: Tensor, table: LookupTable, ops: Ops) -> Tensor:
 def lut_dequantize(codes: Tensor, table: LookupTable, ops: Ops, like: Tensor) -> Tensor:
     """Real values of positions in a table, in the dtype and on the device of the floating-point tensor `like`."""
     reference = ops.to_compute_dtype(like)
-    shape = ops.shape(codes)
-    threshold = ops.reshape(ops.constant(table.threshold, reference), broadcast_shape(len(shape), table.axis))
+    threshold = _bound_threshold(table, ops.shape(codes), reference, ops)
     levels = ops.constant(table.lut_values / table.level_scale, reference)
     return ops.cast_like(ops.take(levels, codes) * threshold, like)
 
@@ -184,3 +180,8 @@ def _bound(params: QuantParams, shape: Sequence[int], like: Tensor, ops: Ops) ->
     if not params.zero_point.any():
         return scale, None
     return scale, ops.reshape(ops.constant(params.zero_point, like), aligned)
+
+
+def _bound_threshold(table: LookupTable, shape: Sequence[int], like: Tensor, ops: Ops) -> Tensor:
+    check_channels(shape, table.axis, table.threshold.size)
+    return ops.reshape(ops.constant(table.threshold, like), broadcast_shape(len(shape), table.axis))

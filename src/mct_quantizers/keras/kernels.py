@@ -5,8 +5,6 @@
 TensorFlow's own `fake_quant_with_min_max_vars` breaks ties another way; it is not used.
 """
 
-import functools
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import keras
@@ -97,20 +95,15 @@ def lut_quantize(x: Tensor, threshold: FloatArray, assignment: Assignment, grid:
         Tensor of the shape and dtype of `x` that needs no gradient.
     """
     values = ops.stop_gradient(ops.to_compute_dtype(x))
-    scale, *arrays = (ops.constant(array, values) for array in (threshold, *assignment))
-    levels, boundaries, inside, around = arrays
-    if ops.COMPILES_CALLS:
-        result = _compiled_by_bucket(grid)(values, scale, inside, around)
-    elif ops.is_concrete(values):
+    scale = ops.constant(threshold, values)
+    if ops.is_concrete(values) and not ops.COMPILES_CALLS:
+        # Only what is used becomes a tensor: the buckets of a wide table are many.
+        levels, boundaries = (ops.constant(array, values) for array in assignment[:2])
         result = arithmetic.lut_quantize_tensor(values, scale, levels, boundaries, grid, ops)
     else:
-        result = _lut_quantize_by_bucket(values, scale, inside, around, grid)
+        inside, around = (ops.constant(array, values) for array in assignment[2:])
+        result = _by_bucket(values, scale, inside, around, grid)
     return ops.cast_like(result, x)
-
-
-@functools.cache
-def _compiled_by_bucket(grid: FineGrid) -> Callable[..., Tensor]:
-    return ops.compiled(functools.partial(_lut_quantize_by_bucket, grid=grid))
 
 
 def _lut_quantize_by_bucket(values: Tensor, scale: Tensor, inside: Tensor, around: Tensor, grid: FineGrid) -> Tensor:
@@ -121,3 +114,7 @@ def _lut_quantize_by_bucket(values: Tensor, scale: Tensor, inside: Tensor, aroun
     is_above = keras.ops.cast(values >= ops.take(inside, index), "int32")
     level = ops.take(around, index * 2 + is_above)
     return ops.where(is_nan, values, level) * scale
+
+
+# The grid tells how a table is computed; JAX compiles once for each.
+_by_bucket = ops.compiled(_lut_quantize_by_bucket, static_argument="grid")

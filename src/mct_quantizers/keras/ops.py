@@ -155,12 +155,12 @@ def fake_quantize_learned(
     return cast_like(result, x)
 
 
-def compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """`function` of tensors, compiled where the backend `COMPILES_CALLS`, or itself."""
+def compiled(function: Callable[..., Tensor], static_argument: str) -> Callable[..., Tensor]:
+    """`function`, compiled for each value of `static_argument` where the backend `COMPILES_CALLS`, or itself."""
     if COMPILES_CALLS:
         import jax
 
-        result: Callable[..., Tensor] = jax.jit(function)
+        result: Callable[..., Tensor] = jax.jit(function, static_argnames=static_argument)
         return result
     return function
 
