@@ -9,6 +9,7 @@ float16 and bfloat16 tensors are computed in float32 and returned in their own d
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 from mct_quantizers.common.lookup_table import FineGrid, LookupTable
 from mct_quantizers.common.ops import Ops, Tensor
@@ -26,6 +27,11 @@ def broadcast_shape(rank: int, axis: int | None) -> tuple[int, ...]:
     shape = [1] * rank
     shape[axis] = -1
     return tuple(shape)
+
+
+def other_axes(rank: int, axis: int | None) -> tuple[int, ...]:
+    """All axes of a tensor but `axis`, which counts from the end when it is negative."""
+    return tuple(other for other in range(rank) if axis is None or other != axis % rank)
 
 
 def quantize(x: Tensor, params: QuantParams, ops: Ops) -> Tensor:
@@ -80,7 +86,7 @@ def fake_quantize_learned(
     zero_point: Tensor | None,
     quant_min: int,
     quant_max: int,
-    gradient_factor: float,
+    gradient_factor: Any,
     ops: Ops,
 ) -> Tensor:
     """`fake_quantize_tensor` with a gradient to `x` and `scale`, for any framework that differentiates `ops`.
@@ -99,8 +105,7 @@ def fake_quantize_learned(
     to_x = ops.where(inside, x, 0.0)
     slope = centered - ops.where(inside, ops.stop_gradient(ratio), 0.0)
     to_scale = slope * scale_gradient(scale, gradient_factor, ops)
-    straight_through = to_x + to_scale
-    return value + (straight_through - ops.stop_gradient(straight_through))
+    return add_gradient_of(value, to_x + to_scale, ops)
 
 
 def lut_quantize(x: Tensor, table: LookupTable, ops: Ops) -> Tensor:
@@ -165,6 +170,22 @@ def scale_gradient(x: Tensor, factor: float, ops: Ops) -> Tensor:
     """`x`, its gradient multiplied by `factor` (Esser et al. 2020, arXiv:1902.08153, appendix A)."""
     scaled = x * factor
     return ops.stop_gradient(x - scaled) + scaled
+
+
+def with_gradient_of(value: Tensor, surrogate: Tensor, ops: Ops) -> Tensor:
+    """`value`, exactly, with the gradient of `surrogate`, which must be finite."""
+    return add_gradient_of(ops.stop_gradient(value), surrogate, ops)
+
+
+def add_gradient_of(value: Tensor, surrogate: Tensor, ops: Ops) -> Tensor:
+    """`value`, exactly, with the gradient of `surrogate`, which must be finite, besides its own."""
+    return value + (surrogate - ops.stop_gradient(surrogate))
+
+
+def position(x: Tensor, scale: Tensor, zero_point: Tensor | None, ops: Ops) -> Tensor:
+    """`round(x / scale) + zero_point`, not clipped, as a constant for differentiation."""
+    rounded = ops.round(ops.divide(ops.stop_gradient(x), ops.stop_gradient(scale)))
+    return rounded if zero_point is None else rounded + ops.stop_gradient(zero_point)
 
 
 def power_of_two(x: Tensor, ops: Ops) -> Tensor:

@@ -46,6 +46,11 @@ def shape(x: Array) -> Sequence[int]:
     return np.shape(x)
 
 
+def size(x: Array) -> int:
+    """See `Ops.size`."""
+    return int(np.size(x))
+
+
 def reshape(x: Array, shape: Sequence[int]) -> Array:
     """See `Ops.reshape`."""
     return np.reshape(x, tuple(shape))
@@ -97,13 +102,54 @@ def take(values: Array, indices: Array) -> Array:
     return np.take(values, indices)
 
 
+def floor(x: Array) -> Array:
+    """See `Ops.floor`."""
+    return np.floor(x)
+
+
+def exp(x: Array) -> Array:
+    """See `Ops.exp`."""
+    return np.exp(x)
+
+
+def log(x: Array) -> Array:
+    """See `Ops.log`."""
+    return np.log(x)
+
+
+def tanh(x: Array) -> Array:
+    """See `Ops.tanh`."""
+    return np.tanh(x)
+
+
+def sort(x: Array) -> Array:
+    """See `Ops.sort`."""
+    return np.sort(x)
+
+
+def total(x: Array) -> Array:
+    """See `Ops.total`."""
+    return np.asarray(np.sum(x))
+
+
+def largest(x: Array, axis: int | None) -> Array:
+    """See `Ops.largest`."""
+    return np.max(x, axis=arithmetic.other_axes(x.ndim, axis), keepdims=True)
+
+
+def scale_gradient_by_error(x: Array, error: Array, factor: float) -> Array:
+    """See `Ops.scale_gradient_by_error`; NumPy has the value only, no gradient."""
+    del error, factor
+    return x
+
+
 def stop_gradient(x: Array) -> Array:
     """See `Ops.stop_gradient`."""
     return x
 
 
 def fake_quantize_learned(
-    x: Array, scale: Array, zero_point: Array | None, quant_min: int, quant_max: int, gradient_factor: float
+    x: Array, scale: Array, zero_point: Array | None, quant_min: int, quant_max: int, gradient_factor: Any
 ) -> Array:
     """See `Ops.fake_quantize_learned`; NumPy has the values only, no gradient."""
     del gradient_factor

@@ -35,6 +35,9 @@ class Ops(Protocol):
     def shape(self, x: Tensor) -> Sequence[int]:
         """Lengths of the axes."""
 
+    def size(self, x: Tensor) -> Any:
+        """Number of elements; a number, or a scalar tensor where it is not known yet."""
+
     def reshape(self, x: Tensor, shape: Sequence[int]) -> Tensor:
         """`x` in another shape of the same size."""
 
@@ -65,6 +68,34 @@ class Ops(Protocol):
     def take(self, values: Tensor, indices: Tensor) -> Tensor:
         """Elements of `values`, shape (K,), at `indices`."""
 
+    def floor(self, x: Tensor) -> Tensor:
+        """Largest integer that is at most `x`."""
+
+    def exp(self, x: Tensor) -> Tensor:
+        """`e**x`."""
+
+    def log(self, x: Tensor) -> Tensor:
+        """Natural logarithm."""
+
+    def tanh(self, x: Tensor) -> Tensor:
+        """Hyperbolic tangent."""
+
+    def sort(self, x: Tensor) -> Tensor:
+        """A vector, shape (K,), in rising order; the gradient follows the elements."""
+
+    def total(self, x: Tensor) -> Tensor:
+        """Sum of all elements, shape ()."""
+
+    def largest(self, x: Tensor, axis: int | None) -> Tensor:
+        """Largest element for each position along `axis`, or of all: the other axes have length 1."""
+
+    def scale_gradient_by_error(self, x: Tensor, error: Tensor, factor: float) -> Tensor:
+        """`x`; its gradient g becomes `g + factor · |g| · error`, none goes to `error`.
+
+        The element-wise gradient scaling of Lee et al. 2021 (arXiv:2104.00903), equation 4: the one gradient that is
+        not linear in what arrives, so that no expression of the other functions has it.
+        """
+
     def stop_gradient(self, x: Tensor) -> Tensor:
         """`x` as a constant for differentiation."""
 
@@ -75,6 +106,6 @@ class Ops(Protocol):
         zero_point: Tensor | None,
         quant_min: int,
         quant_max: int,
-        gradient_factor: float,
+        gradient_factor: Any,
     ) -> Tensor:
-        """`arithmetic.fake_quantize_learned`, or a fused kernel that equals it."""
+        """`arithmetic.fake_quantize_learned`, or a fused kernel that equals it; the factor is a number or a scalar."""

@@ -36,6 +36,12 @@ def takes_training(quantizer: Any) -> bool:
     return TRAINING in parameters
 
 
+def frozen_weight_of(quantizer: Any, weight: Any) -> Any:
+    """The weight to which what `quantizer` freezes to is applied: of its `frozen_weight`, or `weight` itself."""
+    freeze: Callable[[Any], Any] | None = getattr(quantizer, "frozen_weight", None)
+    return freeze(weight) if callable(freeze) else weight
+
+
 def inferable_of(quantizer: Any) -> Any:
     """What `quantizer` becomes for inference: the result of its `convert2inferable`, or itself when it has none."""
     convert: Callable[[], Any] | None = getattr(quantizer, "convert2inferable", None)

@@ -45,7 +45,8 @@ def check_wrapped_weights(weights_quantizers: Any, weight_values: Any, is_tensor
         raise TypeError(
             f"`weights_quantizers` must have only names or only positions as keys. Received: {list(weights_quantizers)}"
         )
-    if weight_values is not None and not isinstance(weight_values, Mapping):
+    # An empty list stands there in the oldest form of the constructor.
+    if weight_values not in (None, []) and not isinstance(weight_values, Mapping):
         raise TypeError(f"`weight_values` must be a dictionary of tensors by position. Received: {weight_values!r}")
     for key, quantizer in weights_quantizers.items():
         if not is_quantizer(quantizer):

@@ -41,7 +41,7 @@ class KerasActivationQuantizationHolder(RecordsQuantizers):
 
     def build(self, input_shape: Any = None) -> None:
         """Let the quantizer create its variables."""
-        self._initialize(self.activation_holder_quantizer)
+        self._initialize(self.activation_holder_quantizer, input_shape)
         super().build(input_shape)
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
@@ -109,8 +109,8 @@ class KerasActivationQuantizationHolder(RecordsQuantizers):
     def _quantizers_by_name(self) -> Mapping[str, Any]:
         return {ACTIVATION_HOLDER_QUANTIZER: self.activation_holder_quantizer}
 
-    def _initialize(self, quantizer: Any) -> None:
-        quantizer.initialize_quantization(None, f"{ACTIVATION_HOLDER_QUANTIZER}_out", self)
+    def _initialize(self, quantizer: Any, input_shape: Any = None) -> None:
+        quantizer.initialize_quantization(input_shape, f"{ACTIVATION_HOLDER_QUANTIZER}_out", self)
 
 
 class _BypassableHolder(KerasActivationQuantizationHolder):

@@ -41,7 +41,7 @@ def fake_quantize(
 
 
 def fake_quantize_learned(
-    x: Tensor, scale: Tensor, zero_point: Tensor | None, quant_min: int, quant_max: int, gradient_factor: float = 1.0
+    x: Tensor, scale: Tensor, zero_point: Tensor | None, quant_min: int, quant_max: int, gradient_factor: Any = 1.0
 ) -> Tensor:
     """`fake_quantize` with the gradients of `arithmetic.fake_quantize_learned` to `x` and `scale`."""
     return ops.fake_quantize_learned(x, scale, zero_point, quant_min, quant_max, gradient_factor)

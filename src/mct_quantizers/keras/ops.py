@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The Keras twin of the namespace of tensor functions (`mct_quantizers.common.ops.Ops`), over `keras.ops`."""
 
+import math
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -64,6 +65,13 @@ def constant(value: Any, like: Tensor) -> Tensor:
 def shape(x: Tensor) -> Sequence[int]:
     """See `Ops.shape`; None for an axis whose length is not known yet."""
     return tuple(x.shape)
+
+
+def size(x: Tensor) -> Any:
+    """See `Ops.size`."""
+    if None not in x.shape:
+        return math.prod(x.shape)
+    return keras.ops.cast(keras.ops.size(x), "float32")
 
 
 def reshape(x: Tensor, shape: Sequence[int]) -> Tensor:
@@ -140,13 +148,63 @@ def take(values: Tensor, indices: Tensor) -> Tensor:
     return keras.ops.take(values, indices)
 
 
+def floor(x: Tensor) -> Tensor:
+    """See `Ops.floor`."""
+    return keras.ops.floor(x)
+
+
+def exp(x: Tensor) -> Tensor:
+    """See `Ops.exp`."""
+    return keras.ops.exp(x)
+
+
+def log(x: Tensor) -> Tensor:
+    """See `Ops.log`."""
+    return keras.ops.log(x)
+
+
+def tanh(x: Tensor) -> Tensor:
+    """See `Ops.tanh`."""
+    return keras.ops.tanh(x)
+
+
+def sort(x: Tensor) -> Tensor:
+    """See `Ops.sort`."""
+    return keras.ops.sort(x)
+
+
+def total(x: Tensor) -> Tensor:
+    """See `Ops.total`."""
+    return keras.ops.sum(x)
+
+
+def largest(x: Tensor, axis: int | None) -> Tensor:
+    """See `Ops.largest`."""
+    return keras.ops.max(x, axis=arithmetic.other_axes(len(x.shape), axis), keepdims=True)
+
+
+def scale_gradient_by_error(x: Tensor, error: Tensor, factor: float) -> Tensor:
+    """See `Ops.scale_gradient_by_error`."""
+
+    @keras.ops.custom_gradient
+    def identity(x: Tensor, error: Tensor) -> Any:
+        def gradient(*args: Tensor, upstream: Tensor = None) -> tuple[Tensor, Tensor]:
+            # Backends differ in how they hand it over.
+            g = args[0] if upstream is None else upstream
+            return g + factor * keras.ops.absolute(g) * error, keras.ops.zeros_like(error)
+
+        return keras.ops.multiply(x, 1), gradient
+
+    return identity(x, error)
+
+
 def stop_gradient(x: Tensor) -> Tensor:
     """See `Ops.stop_gradient`."""
     return keras.ops.stop_gradient(x)
 
 
 def fake_quantize_learned(
-    x: Tensor, scale: Tensor, zero_point: Tensor | None, quant_min: int, quant_max: int, gradient_factor: float
+    x: Tensor, scale: Tensor, zero_point: Tensor | None, quant_min: int, quant_max: int, gradient_factor: Any
 ) -> Tensor:
     """See `Ops.fake_quantize_learned`."""
     own = sys.modules[__name__]

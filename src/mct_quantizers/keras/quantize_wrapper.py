@@ -20,7 +20,7 @@ from mct_quantizers.common.constants import (
     WEIGHTS_QUANTIZERS,
     WEIGHTS_VALUES,
 )
-from mct_quantizers.common.quantizer_dispatch import inferable_of, takes_training
+from mct_quantizers.common.quantizer_dispatch import frozen_weight_of, inferable_of, takes_training
 from mct_quantizers.common.validation import checked_bool
 from mct_quantizers.common.weight_cache import WeightCache
 from mct_quantizers.common.wrapped_weights import (
@@ -231,16 +231,22 @@ class KerasQuantizationWrapper(RecordsQuantizers, keras.layers.Wrapper):
             A new wrapper around a copy of the layer, with its weights and without the variables of the trainable
             quantizers; None where all quantizers are inferable already.
         """
+        return self._converted(type(self))
+
+    def _converted(self, wrapper_class: "type[KerasQuantizationWrapper]") -> "KerasQuantizationWrapper | None":
         frozen = {key: inferable_of(quantizer) for key, quantizer in self.weights_quantizers.items()}
         changed = [key for key, quantizer in frozen.items() if quantizer is not self.weights_quantizers[key]]
         if not changed:
             return None
         for key in changed:
+            if self.built:
+                value = self._float_value(key)
+                self._float_weight(key).assign(frozen_weight_of(self.weights_quantizers[key], value))
             self.set_quantizer(key, frozen[key])
         layer = self.layer
         if not isinstance(layer, FunctionLayer):
             layer = type(layer).from_config(layer.get_config())
-        wrapper = type(self)(
+        wrapper = wrapper_class(
             layer,
             frozen,
             self.weight_values,

@@ -6,16 +6,16 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-import keras
 import numpy as np
 
+from mct_quantizers.keras.parameter_creation import CreatesParameters
 from mct_quantizers.keras.quantizers.base import BaseKerasInferableQuantizer
 
 RECORD = "inferable_quantizers"
 """Name of the record among the variables of a layer."""
 
 
-class RecordsQuantizers(keras.layers.Layer):
+class RecordsQuantizers(CreatesParameters):
     """A layer whose files of weights tell its quantizers, so that they load only where these are the same.
 
     A `.keras` file makes the quantizers from the configuration. A file of weights (`model.save_weights`) goes into a

@@ -4,14 +4,15 @@
 
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from mct_quantizers.common.constants import ACTIVATION_HOLDER_QUANTIZER
 from mct_quantizers.common.quantizer_dispatch import checked_holder_quantizer, inferable_of, takes_training
 from mct_quantizers.common.validation import checked_bool
+from mct_quantizers.pytorch.parameter_creation import CreatesParameters
 
 
-class PytorchActivationQuantizationHolder(nn.Module):
+class PytorchActivationQuantizationHolder(CreatesParameters):
     """Quantizes its input with the quantizer it holds.
 
     Args:

@@ -37,7 +37,7 @@ def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor | None, quant_min
 
 
 def fake_quantize_learned(
-    x: Tensor, scale: Tensor, zero_point: Tensor | None, quant_min: int, quant_max: int, gradient_factor: float = 1.0
+    x: Tensor, scale: Tensor, zero_point: Tensor | None, quant_min: int, quant_max: int, gradient_factor: Any = 1.0
 ) -> Tensor:
     """`fake_quantize` with the gradients of `arithmetic.fake_quantize_learned` to `x` and `scale`."""
     apply: Any = _FakeQuantizeLearned.apply
@@ -48,7 +48,7 @@ def fake_quantize_learned(
 class _FakeQuantizeLearned(Function):
     @staticmethod
     def forward(
-        x: Tensor, scale: Tensor, zero_point: Tensor | None, quant_min: int, quant_max: int, gradient_factor: float
+        x: Tensor, scale: Tensor, zero_point: Tensor | None, quant_min: int, quant_max: int, gradient_factor: Any
     ) -> Tensor:
         del gradient_factor
         return fake_quantize(x, scale, zero_point, quant_min, quant_max)
@@ -81,3 +81,29 @@ class _FakeQuantizeLearned(Function):
             to_scale = slope.mul_(gradient).sum_to_size(scale.shape).mul_(ctx.gradient_factor)
             to_scale = to_scale.to(scale.dtype)
         return to_x, to_scale, None, None, None, None
+
+
+def scale_gradient_by_error(x: Tensor, error: Tensor, factor: float) -> Tensor:
+    """See `mct_quantizers.common.ops.Ops.scale_gradient_by_error`."""
+    apply: Any = _ScaleGradientByError.apply
+    result: Tensor = apply(x, error, factor)
+    return result
+
+
+class _ScaleGradientByError(Function):
+    @staticmethod
+    def forward(x: Tensor, error: Tensor, factor: float) -> Tensor:
+        del error, factor
+        return x.view_as(x)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _, error, ctx.factor = inputs
+        ctx.save_for_backward(error)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (error,) = ctx.saved_tensors
+        (gradient,) = gradients
+        return gradient + ctx.factor * gradient.abs() * error, None, None

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mct_quantizers.common import arithmetic
 from mct_quantizers.pytorch import kernels
 
 
@@ -49,6 +50,11 @@ def constant(value: Any, like: Tensor) -> Tensor:
 def shape(x: Tensor) -> Sequence[int]:
     """See `Ops.shape`."""
     return x.shape
+
+
+def size(x: Tensor) -> int:
+    """See `Ops.size`."""
+    return x.numel()
 
 
 def reshape(x: Tensor, shape: Sequence[int]) -> Tensor:
@@ -102,13 +108,53 @@ def take(values: Tensor, indices: Tensor) -> Tensor:
     return values.index_select(0, indices.reshape(-1)).view(indices.shape)
 
 
+def floor(x: Tensor) -> Tensor:
+    """See `Ops.floor`."""
+    return torch.floor(x)
+
+
+def exp(x: Tensor) -> Tensor:
+    """See `Ops.exp`."""
+    return torch.exp(x)
+
+
+def log(x: Tensor) -> Tensor:
+    """See `Ops.log`."""
+    return torch.log(x)
+
+
+def tanh(x: Tensor) -> Tensor:
+    """See `Ops.tanh`."""
+    return torch.tanh(x)
+
+
+def sort(x: Tensor) -> Tensor:
+    """See `Ops.sort`."""
+    return torch.sort(x).values
+
+
+def total(x: Tensor) -> Tensor:
+    """See `Ops.total`."""
+    return torch.sum(x)
+
+
+def largest(x: Tensor, axis: int | None) -> Tensor:
+    """See `Ops.largest`."""
+    return torch.amax(x, dim=arithmetic.other_axes(x.dim(), axis), keepdim=True)
+
+
+def scale_gradient_by_error(x: Tensor, error: Tensor, factor: float) -> Tensor:
+    """See `Ops.scale_gradient_by_error`."""
+    return kernels.scale_gradient_by_error(x, error, factor)
+
+
 def stop_gradient(x: Tensor) -> Tensor:
     """See `Ops.stop_gradient`."""
     return x.detach()
 
 
 def fake_quantize_learned(
-    x: Tensor, scale: Tensor, zero_point: Tensor | None, quant_min: int, quant_max: int, gradient_factor: float
+    x: Tensor, scale: Tensor, zero_point: Tensor | None, quant_min: int, quant_max: int, gradient_factor: Any
 ) -> Tensor:
     """See `Ops.fake_quantize_learned`: fused, one pass forward and one backward."""
     return kernels.fake_quantize_learned(x, scale, zero_point, quant_min, quant_max, gradient_factor)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mct_quantizers.common.constants import LAYER
-from mct_quantizers.common.quantizer_dispatch import inferable_of, takes_training
+from mct_quantizers.common.quantizer_dispatch import frozen_weight_of, inferable_of, takes_training
 from mct_quantizers.common.weight_cache import WeightCache
 from mct_quantizers.common.wrapped_weights import (
     WeightKey,
@@ -21,10 +21,11 @@ from mct_quantizers.common.wrapped_weights import (
 )
 from mct_quantizers.pytorch import ops
 from mct_quantizers.pytorch.attribute_forwarding import ForwardsAttributes
+from mct_quantizers.pytorch.parameter_creation import CreatesParameters
 from mct_quantizers.pytorch.quantizers.base import BasePyTorchInferableQuantizer
 
 
-class PytorchQuantizationWrapper(ForwardsAttributes):
+class PytorchQuantizationWrapper(CreatesParameters, ForwardsAttributes):
     """Runs `module` with quantized weights; the float weights become parameters of the wrapper.
 
     A weight is named either by its attribute (`"weight"`) or, for a function, by its position among the call's
@@ -140,7 +141,21 @@ class PytorchQuantizationWrapper(ForwardsAttributes):
         frozen = {key: inferable_of(quantizer) for key, quantizer in self.weights_quantizers.items()}
         for key, quantizer in frozen.items():
             if quantizer is not self.weights_quantizers[key]:
+                self.freeze_weight(key)
                 self.set_quantizer(key, quantizer)
+
+    def freeze_weight(self, key: WeightKey) -> None:
+        """Give the weight `key` the value to which what its quantizer freezes to is applied.
+
+        Most quantizers leave the weight as it is. The result of the wrapper in evaluation stays the same once the
+        quantizer is frozen.
+        """
+        weight = self._float_weight(key)
+        with torch.no_grad():
+            value = frozen_weight_of(self.weights_quantizers[key], weight)
+        if value is not weight:
+            # A parameter of its own: another layer that shares the weight has a quantizer of its own.
+            self.register_parameter(parameter_name(key), nn.Parameter(value, requires_grad=weight.requires_grad))
 
     def set_quantizer(self, key: WeightKey, quantizer: Any) -> None:
         """Quantize the weight `key` with `quantizer` from now on.

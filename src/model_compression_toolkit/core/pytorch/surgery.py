@@ -101,7 +101,7 @@ def apply_plan(
     Args:
         captured: the captured model, batch norms treated as the plan says; it is changed.
         plan: the plan, its tensors with parameters.
-        weight_quantizer: makes the quantizer of a weight, a module; it is moved to the model's device.
+        weight_quantizer: makes the quantizer of a weight; its state is moved to the model's device.
         activation_quantizer: makes the quantizer of an activation, likewise.
 
     Returns:
@@ -115,12 +115,12 @@ def apply_plan(
     for tensor in plan.quantized():
         if tensor.is_weight:
             layer = root.get_submodule(tensor.site.layer)
-            quantizers = {tensor.site.tensor: weight_quantizer(tensor).to(device)}
-            _replace(root, layer, PytorchQuantizationWrapper(layer, quantizers))
+            quantizers = {tensor.site.tensor: weight_quantizer(tensor)}
+            _replace(root, layer, PytorchQuantizationWrapper(layer, quantizers).to(device))
             _retarget(root, tensor.site.layer, f"{tensor.site.layer}.layer", but=tensor.site.tensor)
     for tensor in plan.quantized():
         if not tensor.is_weight:
-            holder = PytorchActivationQuantizationHolder(activation_quantizer(tensor).to(device))
+            holder = PytorchActivationQuantizationHolder(activation_quantizer(tensor)).to(device)
             setattr(holder, _NAME_ATTRIBUTE, tensor.site.layer)
             if plan.capture is CaptureMode.GRAPH:
                 _insert_holder(captured, tensor.site.layer, holder)

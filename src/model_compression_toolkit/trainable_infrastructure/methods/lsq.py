@@ -5,16 +5,11 @@
 from collections.abc import Mapping, Sequence
 
 from mct_quantizers.common.ops import Ops, Tensor
-from mct_quantizers.common.quant_info import QuantizationMethod
 from mct_quantizers.common.quant_params import QuantParams
-from model_compression_toolkit.trainable_infrastructure.methods.method import Learned, Method, elements_per_scale
+from model_compression_toolkit.trainable_infrastructure.methods.method import GRIDS, Learned, Method
 
 
-class LSQ(
-    Method,
-    name="LSQ",
-    supports={QuantizationMethod.POWER_OF_TWO, QuantizationMethod.SYMMETRIC, QuantizationMethod.UNIFORM},
-):
+class LSQ(Method, name="LSQ", supports=GRIDS):
     """Learned Step Size Quantization (Esser et al., ICLR 2020, arXiv:1902.08153).
 
     Learns `scale` with the gradient of equation 3, multiplied by 1/sqrt(N · quant_max), where N is the number of
@@ -30,8 +25,4 @@ class LSQ(
 
     def quantize(self, x: Tensor, learned: Mapping[str, Tensor], params: QuantParams, ops: Ops) -> Tensor:
         """See `Method.quantize`."""
-        factor = (elements_per_scale(ops.shape(x), params) * max(params.quant_max, 1)) ** -0.5
-        scale = self.effective_scale(learned["scale"], ops)
-        return ops.fake_quantize_learned(
-            x, scale, learned.get("zero_point"), params.quant_min, params.quant_max, gradient_factor=factor
-        )
+        return self.rounded(x, learned, params, ops, self.gradient_factor(x, params, ops))

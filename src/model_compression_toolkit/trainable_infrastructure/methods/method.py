@@ -2,22 +2,28 @@
 # SPDX-License-Identifier: Apache-2.0
 """`Method`: what a training method says once, for every framework, for weights and activations."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from mct_quantizers.common import arithmetic, numpy_ops
+from mct_quantizers.common.lookup_table import LookupTable
 from mct_quantizers.common.ops import Ops, Tensor
-from mct_quantizers.common.quant_info import QuantizationMethod
-from mct_quantizers.common.quant_params import FloatArray, QuantParams
+from mct_quantizers.common.quant_info import QuantizationMethod, QuantizationTarget
+from mct_quantizers.common.quant_params import QuantParams
 
 # Keeps a learned scale a normal float32 number, far below any scale that occurs.
 SMALLEST_SCALE = 2.0**-100
+
+GRIDS = frozenset({QuantizationMethod.POWER_OF_TWO, QuantizationMethod.SYMMETRIC, QuantizationMethod.UNIFORM})
+"""The grids of integers."""
 
 _METHODS: dict[str, type["Method"]] = {}
 
@@ -27,12 +33,15 @@ class Learned:
     """A tensor of a method's state.
 
     Attributes:
-        value: initial value, shape (1,) or (C,).
+        value: initial value, of any shape but ().
         trainable: whether it gets a gradient; else it is kept as a buffer.
+        per_scale: whether it has one element for each scale, shape (1,) or (C,), and is handed to `Method.quantize`
+            shaped to broadcast against the tensor; else it is handed over as it is.
     """
 
     value: npt.NDArray[Any]
     trainable: bool = True
+    per_scale: bool = True
 
 
 class Method(ABC):
@@ -41,25 +50,42 @@ class Method(ABC):
     For example `class MyMethod(Method, name="MY_METHOD", supports={QuantizationMethod.SYMMETRIC})`.
 
     The state is a dictionary of tensors; those of the base class are `scale` and, on uniform grids, `zero_point`.
-    Override `parameters` to change what is learned, `quantize` for what happens in training, `freeze` for what runs
-    afterwards. `freeze(learned, params)` must describe what `quantize` computes in evaluation.
+    `parameters` says what is learned, `quantize` what happens in training, `freeze` what runs afterwards. A method that
+    computes something else in evaluation than in training overrides `evaluate`; one whose weights are not quantized by
+    rounding to the nearest level overrides `frozen_weight`. The frozen quantizer, applied to the frozen weight, must
+    compute what `evaluate` computes.
+
+    Keyword arguments of a subclass's constructor are settings of the method: they come from
+    `QATConfig(weight_quantizer_params_override=…)`, and are saved with the quantizer.
+
+    Args:
+        quantization_method: the grid.
+        quantization_target: weight or activation.
 
     Attributes:
         name: under which configurations find it.
         supports: the grids that it can train.
-        quantization_method: the grid of this instance.
+        targets: what it can train: weights, activations or both.
 
     Raises:
-        ValueError: the name is taken by another class, or the grid is not supported.
+        ValueError: the name is taken by another class, or the grid or target is not supported.
     """
 
     name: ClassVar[str] = ""
     supports: ClassVar[frozenset[QuantizationMethod]] = frozenset()
+    targets: ClassVar[frozenset[QuantizationTarget]] = frozenset(QuantizationTarget)
 
     def __init_subclass__(
-        cls, *, name: str | None = None, supports: AbstractSet[QuantizationMethod] | None = None, **kwargs: Any
+        cls,
+        *,
+        name: str | None = None,
+        supports: AbstractSet[QuantizationMethod] | None = None,
+        targets: AbstractSet[QuantizationTarget] | None = None,
+        **kwargs: Any,
     ) -> None:
         super().__init_subclass__(**kwargs)
+        if targets is not None:
+            cls.targets = frozenset(targets)
         if name is None:
             return
         if not supports:
@@ -75,12 +101,26 @@ class Method(ABC):
         cls.name, cls.supports = name, frozenset(supports)
         _METHODS[name] = cls
 
-    def __init__(self, quantization_method: QuantizationMethod) -> None:
+    def __init__(
+        self,
+        quantization_method: QuantizationMethod,
+        quantization_target: QuantizationTarget = QuantizationTarget.Weights,
+    ) -> None:
         if quantization_method not in self.supports:
             raise ValueError(
                 f"{self.name} trains {sorted(m.name for m in self.supports)}. Received: {quantization_method.name}"
             )
+        if quantization_target not in self.targets:
+            raise ValueError(
+                f"{self.name} trains {sorted(t.name for t in self.targets)}. Received: {quantization_target.name}"
+            )
         self.quantization_method = quantization_method
+        self.quantization_target = quantization_target
+
+    @property
+    def is_weight(self) -> bool:
+        """Whether it trains the quantizer of a weight."""
+        return self.quantization_target is QuantizationTarget.Weights
 
     @abstractmethod
     def parameters(self, params: QuantParams, x_shape: Sequence[int] | None) -> dict[str, Learned]:
@@ -93,20 +133,48 @@ class Method(ABC):
 
     @abstractmethod
     def quantize(self, x: Tensor, learned: Mapping[str, Tensor], params: QuantParams, ops: Ops) -> Tensor:
-        """Quantized values of `x`, differentiable: shape and dtype of `x`.
+        """Quantized values of `x` in training, differentiable: shape and dtype of `x`.
 
         Args:
-            x: floating-point tensor.
-            learned: the state, each tensor shaped to broadcast against `x`.
+            x: float32 or float64.
+            learned: the state in the dtype of `x`.
             params: the calibrated grid; its integers (`quant_min`, `quant_max`, `axis`) hold throughout.
             ops: the framework's tensor functions.
         """
 
-    def freeze(self, learned: Mapping[str, FloatArray], params: QuantParams) -> QuantParams:
-        """The grid that runs after training.
+    def evaluate(self, x: Tensor, learned: Mapping[str, Tensor], params: QuantParams, ops: Ops) -> Tensor:
+        """Quantized values of `x` in evaluation; those of training unless a method says otherwise."""
+        return self.quantize(x, learned, params, ops)
+
+    def advance(self, learned: Mapping[str, Tensor], ops: Ops) -> dict[str, Tensor]:
+        """New values of state that is not trained, such as a step counter, after each call in training."""
+        del learned, ops
+        return {}
+
+    def regularization(
+        self, x: Tensor | None, learned: Mapping[str, Tensor], params: QuantParams, ops: Ops
+    ) -> Tensor | None:
+        """What the method adds to the loss of training, shape (); None adds nothing.
 
         Args:
-            learned: the state as NumPy arrays, shape (1,) or (C,).
+            x: the weight; None for an activation.
+            learned: the state.
+            params: the calibrated grid.
+            ops: the framework's tensor functions.
+        """
+        del x, learned, params, ops
+        return None
+
+    def frozen_weight(self, x: Tensor, learned: Mapping[str, Tensor], params: QuantParams, ops: Ops) -> Tensor:
+        """The weight to which the frozen quantizer is applied: `x` itself unless a method changes it."""
+        del learned, params, ops
+        return x
+
+    def freeze(self, learned: Mapping[str, npt.NDArray[Any]], params: QuantParams) -> QuantParams | LookupTable:
+        """The grid, or the table of levels, that runs after training.
+
+        Args:
+            learned: the state as NumPy arrays, of the shapes that `parameters` gave.
             params: the calibrated grid.
         """
         scale = np.asarray(learned["scale"], dtype=np.float32)
@@ -127,8 +195,32 @@ class Method(ABC):
         """
         positive = ops.maximum(ops.absolute(scale), SMALLEST_SCALE)
         if self.quantization_method is QuantizationMethod.POWER_OF_TWO:
-            return positive + ops.stop_gradient(arithmetic.power_of_two(positive, ops) - positive)
+            return arithmetic.with_gradient_of(arithmetic.power_of_two(positive, ops), positive, ops)
         return positive
+
+    def rounded(
+        self,
+        x: Tensor,
+        learned: Mapping[str, Tensor],
+        params: QuantParams,
+        ops: Ops,
+        gradient_factor: Any = 1.0,
+    ) -> Tensor:
+        """`x` on the learned grid, with the gradients of `Ops.fake_quantize_learned`."""
+        scale = self.effective_scale(learned["scale"], ops)
+        return ops.fake_quantize_learned(
+            x, scale, learned.get("zero_point"), params.quant_min, params.quant_max, gradient_factor
+        )
+
+    @staticmethod
+    def aligned(array: npt.NDArray[Any], x: Tensor, params: QuantParams, ops: Ops) -> Tensor:
+        """Numbers, one for each scale, as a tensor that broadcasts against `x`."""
+        shape = arithmetic.broadcast_shape(len(ops.shape(x)), params.axis)
+        return ops.reshape(ops.constant(array, x), shape)
+
+    def gradient_factor(self, x: Tensor, params: QuantParams, ops: Ops) -> Any:
+        """1/sqrt(N · quant_max), where N elements of `x` share a scale (Esser et al. 2020, section 2.2)."""
+        return (ops.size(x) / params.scale.size * max(params.quant_max, 1)) ** -0.5
 
 
 def registered_names() -> list[str]:
@@ -148,6 +240,29 @@ def method_class(name: str) -> type[Method]:
         raise ValueError(f"The training method must be one of {registered_names()}. Received: {name!r}") from None
 
 
-def elements_per_scale(x_shape: Sequence[int], params: QuantParams) -> int:
-    """Number of elements of a tensor that share one scale."""
-    return int(np.prod(x_shape, dtype=np.int64)) // params.scale.size
+def checked_number(name: str, value: Any, low: float = -math.inf, high: float = math.inf) -> float:
+    """`value`, the setting `name`, as `float`.
+
+    Raises:
+        TypeError: no number.
+        ValueError: outside `low` to `high`, or not finite.
+    """
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"`{name}` must be a number. Received: {name}={value!r}")
+    if not math.isfinite(value) or not low <= value <= high:
+        raise ValueError(f"`{name}` must be from {low} to {high}, and finite. Received: {name}={value!r}")
+    return float(value)
+
+
+def checked_count(name: str, value: Any, low: int = 1) -> int:
+    """`value`, the setting `name`, as `int`.
+
+    Raises:
+        TypeError: no integer.
+        ValueError: below `low`.
+    """
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f"`{name}` must be an integer. Received: {name}={value!r}")
+    if value < low:
+        raise ValueError(f"`{name}` must be at least {low}. Received: {name}={value!r}")
+    return int(value)

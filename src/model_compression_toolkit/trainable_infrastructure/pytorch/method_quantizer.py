@@ -1,101 +1,78 @@
 # SPDX-FileCopyrightText: The quantizers-infrastructure authors
 # SPDX-License-Identifier: Apache-2.0
-"""Binds a training method to PyTorch: one quantizer class for all methods, weights and activations."""
+"""Binds the training methods to PyTorch: one quantizer class for all, weights and activations."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from mct_quantizers.common import arithmetic
-from mct_quantizers.common.arithmetic import broadcast_shape
-from mct_quantizers.common.base_inferable_quantizer import BaseInferableQuantizer
-from mct_quantizers.common.quant_info import QuantizationMethod, QuantizationTarget
-from mct_quantizers.common.quant_params import QuantParams
-from mct_quantizers.common.registry import get_inferable_quantizer_class
-from mct_quantizers.common.validation import check_channels
 from mct_quantizers.pytorch import ops as torch_ops
 from mct_quantizers.pytorch.quantizers import BasePyTorchInferableQuantizer
-from mct_quantizers.pytorch.quantizers.base import Float32StateModule
-from model_compression_toolkit.trainable_infrastructure.methods.method import method_class
+from model_compression_toolkit.trainable_infrastructure.common.method_quantizer import MethodQuantizer
+from model_compression_toolkit.trainable_infrastructure.methods.method import Learned
+from model_compression_toolkit.trainable_infrastructure.pytorch.base_pytorch_quantizer import (
+    BasePytorchTrainableQuantizer,
+)
+
+__all__ = ["PytorchMethodQuantizer"]
 
 
-class PytorchMethodQuantizer(BaseInferableQuantizer, Float32StateModule):
-    """A quantizer in training. Its state is what the method learns: parameters and buffers of shape (1,) or (C,).
+class PytorchMethodQuantizer(MethodQuantizer, BasePytorchTrainableQuantizer):
+    """A quantizer that a `Method` trains; its state is parameters and buffers of its own, never 0-dim."""
 
-    Args:
-        training_method: name of a registered method.
-        quantization_target: weights or activations.
-        quantization_method: the grid.
-        params: the calibrated grid.
-        x_shape: shape of a weight; None for an activation.
+    _ops = torch_ops
+    _inferable_base = BasePyTorchInferableQuantizer
 
-    Raises:
-        ValueError: no such method, or it does not train that grid.
-    """
+    # Defined here, so that the variables are found where they stand (see the base).
+    initialize_quantization = MethodQuantizer.initialize_quantization
+    # The module's call, not the abstract one.
+    __call__ = nn.Module.__call__
 
-    def __init__(
-        self,
-        training_method: str,
-        quantization_target: QuantizationTarget,
-        quantization_method: QuantizationMethod,
-        params: QuantParams,
-        x_shape: Sequence[int] | None = None,
-    ) -> None:
-        super().__init__()
-        self.method = method_class(training_method)(quantization_method)
-        self.quantization_target = quantization_target
-        self.initial_params = params
-        self._state_names: list[str] = []
-        for name, learned in self.method.parameters(params, x_shape).items():
-            tensor = torch.tensor(learned.value)
-            self._state_names.append(name)
-            if learned.trainable:
-                self.register_parameter(name, nn.Parameter(tensor))
-            else:
-                self.register_buffer(name, tensor)
-
-    @property
-    def params(self) -> QuantParams:
-        """The grid that the quantizer would freeze to now."""
-        learned = {name: getattr(self, name).detach().cpu().numpy() for name in self._state_names}
-        return self.method.freeze(learned, self.initial_params)
-
-    def forward(self, inputs: Tensor) -> Tensor:
+    def forward(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         """Quantized `inputs`, differentiable: same shape and dtype.
 
+        Args:
+            inputs: floating point; float16 and bfloat16 are computed in float32.
+            training: whether the call is a step of training; the mode of the module where it is not given.
+
         Raises:
             TypeError: `inputs` is not floating point.
-            ValueError: per channel, `inputs` has another number of channels.
+            ValueError: per channel, `inputs` has another number of channels; the quantizer has no state yet.
         """
-        torch_ops.check_floating_point(inputs)
-        params = self.initial_params
-        check_channels(inputs.shape, params.axis, params.scale.size)
-        aligned = broadcast_shape(inputs.dim(), params.axis)
-        learned = {name: getattr(self, name).view(aligned) for name in self._state_names}
-        result: Tensor = self.method.quantize(inputs, learned, params, torch_ops)
+        result: Tensor = self._quantized(inputs, self.training if training is None else training)
         return result
 
-    def quantize(self, inputs: Tensor) -> Tensor:
-        """Integer codes of `inputs` on the grid that the quantizer would freeze to now: int32, same shape.
-
-        Raises:
-            TypeError: `inputs` is not floating point.
-            ValueError: NaN in `inputs`, or another number of channels.
-        """
-        codes: Tensor = arithmetic.quantize(inputs.detach(), self.params, torch_ops)
-        return codes
-
     def convert2inferable(self) -> Any:
-        """The inferable quantizer on the learned grid, on the same device."""
-        cls = get_inferable_quantizer_class(
-            self.quantization_target, self.method.quantization_method, BasePyTorchInferableQuantizer
-        )
-        device = next(tensor.device for tensor in (*self.parameters(), *self.buffers()))
-        return cls.from_params(self.params).to(device)
+        """The inferable quantizer with what was learned, on the same device."""
+        return super().convert2inferable().to(self._variable(next(iter(self._state()))).device)
 
     def extra_repr(self) -> str:
         """What `print` shows."""
         grid, params = self.method.quantization_method.name, self.initial_params
         return f"{self.method.name}, {grid}, num_bits={params.num_bits}, axis={params.axis}"
+
+    def _kept(self, learned: Mapping[str, Tensor], moved: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {key: learned[key].clone() for key in moved}
+
+    def _new_variable(self, key: str, learned: Learned, trainable: bool, prefix: str | None, layer: Any) -> Tensor:
+        tensor = torch.tensor(learned.value)
+        if trainable:
+            self.register_parameter(key, nn.Parameter(tensor))
+        else:
+            self.register_buffer(key, tensor)
+        result: Tensor = getattr(self, key)
+        return result
+
+    def _variable(self, key: str) -> Tensor:
+        variable: Tensor = getattr(self, key)
+        return variable
+
+    def _as_array(self, variable: Tensor) -> Any:
+        return variable.detach().cpu().numpy()
+
+    def _assign(self, values: Mapping[str, Tensor]) -> None:
+        with torch.no_grad():
+            for key, value in values.items():
+                self._variable(key).copy_(value)

@@ -1,0 +1,72 @@
+# SPDX-FileCopyrightText: The quantizers-infrastructure authors
+# SPDX-License-Identifier: Apache-2.0
+"""Binds the training methods to Keras: one quantizer class for all, weights and activations."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+
+from mct_quantizers.keras import ops as keras_ops
+from mct_quantizers.keras.quantizers import BaseKerasInferableQuantizer
+from model_compression_toolkit.trainable_infrastructure.common.method_quantizer import MethodQuantizer
+from model_compression_toolkit.trainable_infrastructure.keras.base_keras_quantizer import BaseKerasTrainableQuantizer
+from model_compression_toolkit.trainable_infrastructure.methods.method import Learned
+
+__all__ = ["KerasMethodQuantizer"]
+
+Tensor = Any
+
+
+class KerasMethodQuantizer(MethodQuantizer, BaseKerasTrainableQuantizer):
+    """A quantizer that a `Method` trains; its state is variables of the layer that carries it, never 0-dim."""
+
+    _ops = keras_ops
+    _inferable_base = BaseKerasInferableQuantizer
+    _layer: Any = None
+
+    def __call__(self, inputs: Tensor, training: bool | None = None) -> Tensor:
+        """Quantized `inputs`, differentiable: same shape and dtype.
+
+        What the method adds to the loss goes to the layer's losses.
+
+        Args:
+            inputs: floating point; float16 and bfloat16 are computed in float32.
+            training: whether the call is a step of training.
+
+        Raises:
+            TypeError: `inputs` is not floating point.
+            ValueError: per channel, `inputs` has another number of channels; the quantizer has no state yet.
+        """
+        inputs = keras.ops.convert_to_tensor(inputs)
+        if training and self._layer is not None:
+            penalty = self.regularization(inputs if self.method.is_weight else None)
+            if penalty is not None:
+                self._layer.add_loss(penalty)
+        return self._quantized(inputs, bool(training))
+
+    def get_config(self) -> dict[str, Any]:
+        """Constructor arguments as plain values."""
+        return {**super().get_config(), **self.method_arguments}
+
+    def _new_variable(self, key: str, learned: Learned, trainable: bool, prefix: str | None, layer: Any) -> Any:
+        self._layer = layer
+        arguments = {
+            "shape": learned.value.shape,
+            "dtype": str(learned.value.dtype),
+            "initializer": lambda shape, dtype: keras.ops.convert_to_tensor(learned.value, dtype),
+            "trainable": trainable,
+            "autocast": False,
+            "name": f"{prefix}_{key}",
+        }
+        return keras.Variable(**arguments) if layer is None else layer.add_weight(**arguments)
+
+    def _variable(self, key: str) -> Tensor:
+        return keras.ops.convert_to_tensor(self.get_quantizer_variable(key))
+
+    def _as_array(self, variable: Tensor) -> Any:
+        return keras.ops.convert_to_numpy(variable)
+
+    def _assign(self, values: Mapping[str, Tensor]) -> None:
+        for key, value in values.items():
+            self.get_quantizer_variable(key).assign(value)
