@@ -7,14 +7,14 @@ Nothing is imported before somebody asks for a path.
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
 from mct_quantizers import _lazy
 
-__all__ = ["HOME_OF", "install"]
+__all__ = ["HOME_OF", "add", "install"]
 
 _PACKAGE = __name__.rpartition(".")[0]
 _HOLDERS = "pytorch.activation_quantization_holder"
@@ -46,6 +46,11 @@ HOME_OF = {
     }.items()
 }
 """The module that holds the names of each moved path."""
+
+
+def add(homes: Mapping[str, str]) -> None:
+    """Make more paths importable, each with the module that holds its names."""
+    HOME_OF.update(homes)
 
 
 class _MovedModules:

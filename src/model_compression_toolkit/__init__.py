@@ -8,6 +8,7 @@ from mct_quantizers import _lazy
 from mct_quantizers._version import __version__
 from mct_quantizers.common.quant_info import QuantizationMethod
 from mct_quantizers.common.quant_params import Granularity, QuantParams
+from model_compression_toolkit import _paths
 from model_compression_toolkit.core.common.quantization_config import (
     BatchNorm,
     CaptureMode,
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from model_compression_toolkit.ptq.pytorch.quantization_facade import pytorch_post_training_quantization, quantize
     from model_compression_toolkit.qat.pytorch.fine_tuning import FineTuning, fine_tune
     from model_compression_toolkit.qat.pytorch.quantization_facade import finalize, prepare_qat
+    from model_compression_toolkit.trainable_infrastructure.keras.load_model import keras_load_quantized_model
+    from model_compression_toolkit.trainable_infrastructure.pytorch.regularization import regularization_loss
 
 __all__ = [
     "BatchNorm",
@@ -49,6 +52,7 @@ __all__ = [
     "finalize",
     "fine_tune",
     "freeze_batch_norm_statistics",
+    "keras_load_quantized_model",
     "load",
     "plan_of",
     "prepare_qat",
@@ -56,9 +60,12 @@ __all__ = [
     "quantize",
     "read_plan",
     "reestimate_batch_norm_statistics",
+    "regularization_loss",
 ]
 
 _LAZY = {
+    "keras_load_quantized_model": "model_compression_toolkit.trainable_infrastructure.keras.load_model",
+    "regularization_loss": "model_compression_toolkit.trainable_infrastructure.pytorch.regularization",
     "export": "model_compression_toolkit.exporter.pytorch.export_facade",
     "load": "model_compression_toolkit.exporter.pytorch.export_facade",
     "read_plan": "model_compression_toolkit.exporter.plan_file",
@@ -74,3 +81,4 @@ _LAZY = {
 }
 
 __getattr__, __dir__ = _lazy.attach(__name__, _LAZY, __all__)
+_paths.install()

@@ -134,7 +134,7 @@ def total(x: Array) -> Array:
 
 def largest(x: Array, axis: int | None) -> Array:
     """See `Ops.largest`."""
-    return np.max(x, axis=arithmetic.other_axes(x.ndim, axis), keepdims=True)
+    return np.asarray(np.max(x, axis=arithmetic.other_axes(x.ndim, axis), keepdims=True))
 
 
 def scale_gradient_by_error(x: Array, error: Array, factor: float) -> Array:

@@ -186,7 +186,7 @@ def largest(x: Tensor, axis: int | None) -> Tensor:
 def scale_gradient_by_error(x: Tensor, error: Tensor, factor: float) -> Tensor:
     """See `Ops.scale_gradient_by_error`."""
 
-    @keras.ops.custom_gradient
+    @keras.ops.custom_gradient  # type: ignore[untyped-decorator]  # Keras has no types
     def identity(x: Tensor, error: Tensor) -> Any:
         def gradient(*args: Tensor, upstream: Tensor = None) -> tuple[Tensor, Tensor]:
             # Backends differ in how they hand it over.

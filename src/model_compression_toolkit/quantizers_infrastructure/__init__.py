@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The quantizers-infrastructure authors
 # SPDX-License-Identifier: Apache-2.0
-"""The oldest path to the interface, commonly imported as `qi`: names of `mct_quantizers`, nothing of its own."""
+"""The oldest path to the interface, commonly imported as `qi`: names of other modules, nothing of its own."""
 
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,19 @@ from mct_quantizers import (
     constants,
     mark_quantizer,
 )
+from model_compression_toolkit.trainable_infrastructure import (
+    BaseTrainableQuantizer,
+    TrainableQuantizerActivationConfig,
+    TrainableQuantizerWeightsConfig,
+    TrainingMethod,
+)
+from model_compression_toolkit.trainable_infrastructure.common.node_quantization_dispatcher import (
+    NodeQuantizationDispatcher,
+)
+from model_compression_toolkit.trainable_infrastructure.common.trainable_quantizer_config import (
+    NodeActivationQuantizationConfig,
+    NodeWeightsQuantizationConfig,
+)
 
 if TYPE_CHECKING:
     from mct_quantizers import (
@@ -19,23 +32,56 @@ if TYPE_CHECKING:
         KerasQuantizationWrapper,
         PytorchActivationQuantizationHolder,
         PytorchQuantizationWrapper,
-        keras_load_quantized_model,
     )
     from mct_quantizers.keras import quantizers as keras_inferable_quantizers
-    from mct_quantizers.keras.quantizers import BaseKerasInferableQuantizer
+    from mct_quantizers.keras.quantizers import (
+        ActivationPOTInferableQuantizer,
+        ActivationSymmetricInferableQuantizer,
+        ActivationUniformInferableQuantizer,
+        BaseKerasInferableQuantizer,
+        WeightsPOTInferableQuantizer,
+        WeightsSymmetricInferableQuantizer,
+        WeightsUniformInferableQuantizer,
+    )
     from mct_quantizers.pytorch import quantizers as pytorch_inferable_quantizers
     from mct_quantizers.pytorch.quantizers import BasePyTorchInferableQuantizer
+    from model_compression_toolkit.trainable_infrastructure import (
+        BaseKerasTrainableQuantizer,
+        BasePytorchTrainableQuantizer,
+        KerasTrainableQuantizationWrapper,
+    )
+    from model_compression_toolkit.trainable_infrastructure.keras.load_model import keras_load_quantized_model
+
+KerasNodeQuantizationDispatcher = NodeQuantizationDispatcher
+PytorchNodeQuantizationDispatcher = NodeQuantizationDispatcher
 
 __all__ = [
+    "ActivationPOTInferableQuantizer",
+    "ActivationSymmetricInferableQuantizer",
+    "ActivationUniformInferableQuantizer",
     "BaseInferableQuantizer",
     "BaseKerasInferableQuantizer",
+    "BaseKerasTrainableQuantizer",
     "BasePyTorchInferableQuantizer",
+    "BasePytorchTrainableQuantizer",
+    "BaseTrainableQuantizer",
     "KerasActivationQuantizationHolder",
+    "KerasNodeQuantizationDispatcher",
     "KerasQuantizationWrapper",
+    "KerasTrainableQuantizationWrapper",
+    "NodeActivationQuantizationConfig",
+    "NodeWeightsQuantizationConfig",
     "PytorchActivationQuantizationHolder",
+    "PytorchNodeQuantizationDispatcher",
     "PytorchQuantizationWrapper",
     "QuantizationMethod",
     "QuantizationTarget",
+    "TrainableQuantizerActivationConfig",
+    "TrainableQuantizerWeightsConfig",
+    "TrainingMethod",
+    "WeightsPOTInferableQuantizer",
+    "WeightsSymmetricInferableQuantizer",
+    "WeightsUniformInferableQuantizer",
     "constants",
     "keras_inferable_quantizers",
     "keras_load_quantized_model",
@@ -43,15 +89,27 @@ __all__ = [
     "pytorch_inferable_quantizers",
 ]
 
+_KERAS_QUANTIZERS = "mct_quantizers.keras.quantizers"
+_TRAINABLE = "model_compression_toolkit.trainable_infrastructure"
 _LAZY = {
-    "BaseKerasInferableQuantizer": "mct_quantizers.keras.quantizers",
+    # The documents of the oldest form are those of Keras: the short names are its quantizers.
+    "ActivationPOTInferableQuantizer": _KERAS_QUANTIZERS,
+    "ActivationSymmetricInferableQuantizer": _KERAS_QUANTIZERS,
+    "ActivationUniformInferableQuantizer": _KERAS_QUANTIZERS,
+    "BaseKerasInferableQuantizer": _KERAS_QUANTIZERS,
+    "BaseKerasTrainableQuantizer": f"{_TRAINABLE}.keras.base_keras_quantizer",
     "BasePyTorchInferableQuantizer": "mct_quantizers.pytorch.quantizers",
+    "BasePytorchTrainableQuantizer": f"{_TRAINABLE}.pytorch.base_pytorch_quantizer",
     "KerasActivationQuantizationHolder": "mct_quantizers.keras.activation_quantization_holder",
     "KerasQuantizationWrapper": "mct_quantizers.keras.quantize_wrapper",
+    "KerasTrainableQuantizationWrapper": f"{_TRAINABLE}.keras.quantize_wrapper",
     "PytorchActivationQuantizationHolder": "mct_quantizers.pytorch.activation_quantization_holder",
     "PytorchQuantizationWrapper": "mct_quantizers.pytorch.quantize_wrapper",
+    "WeightsPOTInferableQuantizer": _KERAS_QUANTIZERS,
+    "WeightsSymmetricInferableQuantizer": _KERAS_QUANTIZERS,
+    "WeightsUniformInferableQuantizer": _KERAS_QUANTIZERS,
     "keras_inferable_quantizers": "mct_quantizers.keras.quantizers:",
-    "keras_load_quantized_model": "mct_quantizers.keras.load_model",
+    "keras_load_quantized_model": f"{_TRAINABLE}.keras.load_model",
     "pytorch_inferable_quantizers": "mct_quantizers.pytorch.quantizers:",
 }
 

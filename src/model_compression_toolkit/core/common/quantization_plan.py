@@ -7,12 +7,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
+from mct_quantizers.common.lookup_table import LookupTable
 from mct_quantizers.common.packing import packed_size
-from mct_quantizers.common.quant_info import QuantizationTarget
+from mct_quantizers.common.quant_info import QuantizationMethod, QuantizationTarget
 from mct_quantizers.common.quant_params import Granularity, QuantParams
 from model_compression_toolkit.core.common.quantization_config import CaptureMode, QuantizationConfig, TensorConfig
 
 PLAN_VERSION = 1
+
+FrozenParams = QuantParams | LookupTable
+"""What a quantizer freezes to: a grid of integers, or a table of levels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +51,13 @@ class TensorPlan:
     Attributes:
         site: the tensor.
         config: how it is quantized; None leaves it in float.
-        params: its grid, once calibrated.
+        params: its grid, once calibrated; after training its grid or table, None for a quantizer of the user's own.
         reason: why it stays in float; empty when it is quantized.
     """
 
     site: TensorSite
     config: TensorConfig | None = None
-    params: QuantParams | None = None
+    params: FrozenParams | None = None
     reason: str = ""
 
     @property
@@ -72,8 +76,8 @@ class TensorPlan:
         Raises:
             ValueError: the tensor is not quantized, or not calibrated yet.
         """
-        if self.config is None or self.params is None:
-            raise ValueError(f"{self.name} has no parameters: it is not quantized, or not calibrated yet.")
+        if self.config is None or not isinstance(self.params, QuantParams):
+            raise ValueError(f"{self.name} has no grid: it is not quantized, or not calibrated yet.")
         return self.config, self.params
 
     @property
@@ -141,7 +145,7 @@ class QuantizationPlan:
                 return tensor
         raise KeyError(f"The plan has no tensor {name!r}. It has {[tensor.name for tensor in self.tensors]}")
 
-    def with_params(self, params: Mapping[str, QuantParams]) -> Self:
+    def with_params(self, params: Mapping[str, FrozenParams | None]) -> Self:
         """The same plan with the grids of some tensors, by `layer.tensor`."""
         unknown = set(params) - {tensor.name for tensor in self.tensors}
         if unknown:
@@ -184,6 +188,17 @@ class QuantizationPlan:
             raise ValueError(
                 f"Expected a quantization plan. Received one with a missing or wrong field: {error}"
             ) from error
+
+
+def inferable_method(
+    params: FrozenParams, method: QuantizationMethod, target: QuantizationTarget
+) -> QuantizationMethod:
+    """The method of the inferable quantizer for parameters that training found on a grid of `method`."""
+    if isinstance(params, QuantParams):
+        return method
+    # The one table quantizer of activations has power-of-two thresholds.
+    is_power_of_two = method is QuantizationMethod.POWER_OF_TWO or target is QuantizationTarget.Activation
+    return QuantizationMethod.LUT_POT_QUANTIZER if is_power_of_two else QuantizationMethod.LUT_SYM_QUANTIZER
 
 
 def build_plan(
@@ -235,6 +250,12 @@ def _tensor_from_dict(values: Mapping[str, Any]) -> TensorPlan:
     return TensorPlan(
         TensorSite(**site),
         None if config is None else TensorConfig.from_dict(config),
-        None if params is None else QuantParams.from_dict(params),
+        _params_from_dict(params),
         values["reason"],
     )
+
+
+def _params_from_dict(values: Mapping[str, Any] | None) -> FrozenParams | None:
+    if values is None:
+        return None
+    return LookupTable(**values) if "lut_values" in values else QuantParams.from_dict(dict(values))

@@ -6,6 +6,7 @@ from typing import Any
 
 from rich.table import Table
 
+from mct_quantizers.common.lookup_table import LookupTable
 from mct_quantizers.common.quant_info import QuantizationTarget
 from model_compression_toolkit.core.common.quantization_plan import QuantizationPlan, TensorPlan
 
@@ -45,7 +46,11 @@ def _cells(tensor: TensorPlan) -> list[str]:
         return [tensor.name, tensor.site.type, "float", tensor.reason, "", "", size]
     grid = config.method.name.lower().replace("_", " ")
     if params is None:
-        return [tensor.name, tensor.site.type, str(config.num_bits), grid, "not calibrated", "", size]
+        return [tensor.name, tensor.site.type, str(config.num_bits), grid, "no grid", "", size]
+    if isinstance(params, LookupTable):
+        threshold = _span(f"{params.threshold.min():.2g}", f"{params.threshold.max():.2g}")
+        levels = f"table of {len(params.lut_values)}"
+        return [tensor.name, tensor.site.type, str(config.num_bits), levels, f"threshold {threshold}", "", size]
     if params.axis is not None:
         grid += f" ×{len(params.scale)}"
     scale = _span(f"{params.scale.min():.2g}", f"{params.scale.max():.2g}")

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Changing a captured model: folding batch norms, wrapping layers, inserting holders. Nothing decides here."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -10,13 +11,13 @@ import torch
 from torch import Tensor, fx, nn
 
 from mct_quantizers.common import arithmetic
-from mct_quantizers.common.quant_params import QuantParams
+from mct_quantizers.common.lookup_table import LookupTable
 from mct_quantizers.pytorch import ops as torch_ops
 from mct_quantizers.pytorch.activation_quantization_holder import PytorchActivationQuantizationHolder
 from mct_quantizers.pytorch.attribute_forwarding import ForwardsAttributes
 from mct_quantizers.pytorch.quantize_wrapper import PytorchQuantizationWrapper
 from model_compression_toolkit.core.common.quantization_config import CaptureMode
-from model_compression_toolkit.core.common.quantization_plan import QuantizationPlan, TensorPlan
+from model_compression_toolkit.core.common.quantization_plan import FrozenParams, QuantizationPlan, TensorPlan
 from model_compression_toolkit.core.pytorch.batch_norm import (
     LiveBatchNorm,
     affine_of,
@@ -190,27 +191,35 @@ def replace_quantizer(model: nn.Module, tensor: TensorPlan, quantizer: Any) -> N
         holder_of(model, tensor).set_quantizer(quantizer)
 
 
-def fold_live_batch_norm(model: nn.Module, norm_name: str, layer_name: str, params: QuantParams) -> QuantParams:
+def fold_live_batch_norm(model: nn.Module, norm_name: str, layer_name: str, params: FrozenParams) -> FrozenParams:
     """Fold a live batch norm into the quantized layer before it; the integers of the weight stay as they are.
 
-    The factor of each channel goes into its scale; a factor of zero becomes the smallest scale that float32 holds.
+    The factor of each channel goes into its scale, or its threshold of a table; a factor of zero becomes the smallest
+    number that float32 holds.
 
     Args:
         model: a model in quantization-aware training; it is changed.
         norm_name: path of the `LiveBatchNorm`.
         layer_name: path of the wrapped layer.
-        params: the grid that the layer's weight quantizer froze to, per channel.
+        params: the grid or table that the layer's weight quantizer froze to, per channel.
 
     Returns:
-        The grid of the folded weight.
+        That of the folded weight.
     """
     wrapper = wrapper_of(model, layer_name)
     factor, shift = affine_of(model.get_submodule(norm_name))
-    folded = params.replace_scale(np.maximum(params.scale * factor, np.finfo(np.float32).tiny))
     weight = wrapper.get_parameter("weight")
+    smallest = np.finfo(np.float32).tiny
+    folded: FrozenParams
     with torch.no_grad():
-        codes = arithmetic.quantize(weight.detach(), params, torch_ops)
-        weight.copy_(arithmetic.dequantize(codes, folded, torch_ops, like=weight))
+        if isinstance(params, LookupTable):
+            folded = dataclasses.replace(params, threshold=np.maximum(params.threshold * factor, smallest))
+            codes = arithmetic.lut_codes(weight.detach(), params, torch_ops)
+            weight.copy_(arithmetic.lut_dequantize(codes, folded, torch_ops, like=weight))
+        else:
+            folded = params.replace_scale(np.maximum(params.scale * factor, smallest))
+            codes = arithmetic.quantize(weight.detach(), params, torch_ops)
+            weight.copy_(arithmetic.dequantize(codes, folded, torch_ops, like=weight))
     set_bias(wrapper.layer, folded_bias(wrapper.layer, factor, shift), like=weight)
     return folded
 

@@ -11,7 +11,7 @@ from mct_quantizers.common.registry import get_inferable_quantizer_class
 from mct_quantizers.pytorch.quantizers import BasePyTorchInferableQuantizer
 from model_compression_toolkit.core.common.interface import UserInformation, refuse_unsupported
 from model_compression_toolkit.core.common.quantization_config import QuantizationConfig
-from model_compression_toolkit.core.common.quantization_plan import TensorPlan
+from model_compression_toolkit.core.common.quantization_plan import TensorPlan, inferable_method
 from model_compression_toolkit.core.pytorch.data import num_batches
 from model_compression_toolkit.core.pytorch.flow import capture_and_plan
 from model_compression_toolkit.core.pytorch.surgery import apply_plan, plan_of
@@ -39,10 +39,16 @@ def quantize(model: nn.Module, data: Any, config: QuantizationConfig | None = No
 
 
 def inferable_quantizer(tensor: TensorPlan) -> Any:
-    """The inferable quantizer of a calibrated tensor."""
-    config, params = tensor.calibrated()
-    cls = get_inferable_quantizer_class(tensor.site.target, config.method, BasePyTorchInferableQuantizer)
-    return cls.from_params(params)
+    """The inferable quantizer of a tensor that is calibrated, or trained and frozen.
+
+    Raises:
+        ValueError: the plan has no parameters for it.
+    """
+    if tensor.config is None or tensor.params is None:
+        raise ValueError(f"{tensor.name} has no parameters: it is not quantized, or by a quantizer of its own.")
+    method = inferable_method(tensor.params, tensor.config.method, tensor.site.target)
+    cls = get_inferable_quantizer_class(tensor.site.target, method, BasePyTorchInferableQuantizer)
+    return cls.from_params(tensor.params)
 
 
 def pytorch_post_training_quantization(

@@ -14,6 +14,7 @@ from torch.nn import functional
 from model_compression_toolkit.core.common.progress import track
 from model_compression_toolkit.core.pytorch.batch_norm import freeze_batch_norm_statistics
 from model_compression_toolkit.core.pytorch.modes import preserved_modes
+from model_compression_toolkit.trainable_infrastructure.pytorch.regularization import regularization_loss
 
 Augment = Callable[[Tensor, torch.Generator], Tensor]
 
@@ -106,7 +107,7 @@ def fine_tune(
         for step, (batch, classes) in enumerate(track(batches, "Training with quantization", total)):
             if step == total - int(total * settings.frozen_share):
                 freeze_batch_norm_statistics(model)
-            loss = _loss(model, teacher, batch, classes, settings)
+            loss = _loss(model, teacher, batch, classes, settings) + regularization_loss(model).to(batch.device)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()

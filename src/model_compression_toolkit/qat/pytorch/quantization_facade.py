@@ -4,16 +4,18 @@
 
 import copy
 import dataclasses
-from collections.abc import Callable
-from itertools import chain
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import nn
 
+from mct_quantizers.common.lookup_table import LookupTable
+from mct_quantizers.common.quant_info import QuantizationTarget
 from mct_quantizers.common.quant_params import QuantParams
+from mct_quantizers.common.quantizer_dispatch import inferable_of
 from model_compression_toolkit.core.common.interface import UserInformation, refuse_unsupported
-from model_compression_toolkit.core.common.quantization_config import QuantizationConfig
-from model_compression_toolkit.core.common.quantization_plan import QuantizationPlan, TensorPlan
+from model_compression_toolkit.core.common.quantization_config import BatchNorm, QuantizationConfig
+from model_compression_toolkit.core.common.quantization_plan import FrozenParams, QuantizationPlan, TensorPlan
 from model_compression_toolkit.core.pytorch.batch_norm import fold_batch_norm
 from model_compression_toolkit.core.pytorch.data import num_batches
 from model_compression_toolkit.core.pytorch.flow import capture_and_plan
@@ -26,11 +28,12 @@ from model_compression_toolkit.core.pytorch.surgery import (
     replace_quantizer,
     set_plan,
     unwrap_batch_norms,
+    wrapper_of,
 )
 from model_compression_toolkit.ptq.pytorch.calibration import calibrate
-from model_compression_toolkit.ptq.pytorch.quantization_facade import inferable_quantizer
 from model_compression_toolkit.qat.common.qat_config import QATConfig
-from model_compression_toolkit.trainable_infrastructure.pytorch.method_quantizer import PytorchMethodQuantizer
+from model_compression_toolkit.qat.pytorch.quantization_builder import SELECTION
+from model_compression_toolkit.trainable_infrastructure.common.method_quantizer import MethodQuantizer
 
 MODERN_METHODS = QATConfig(weight_training_method="LSQ", activation_training_method="LSQ")
 
@@ -57,12 +60,14 @@ def prepare_qat(
     methods = qat_config or MODERN_METHODS
     if not isinstance(methods, QATConfig):
         raise TypeError(f"`qat_config` must be a QATConfig. Received: {type(methods).__name__}")
-    captured, plan, batches = capture_and_plan(model, data, config or QuantizationConfig(), train=True)
+    config = config or QuantizationConfig()
+    if isinstance(config, QuantizationConfig):
+        config = _with_batch_norm(config, methods)
+    captured, plan, batches = capture_and_plan(model, data, config, train=True)
     plan = calibrate(captured, plan, batches, num_batches(data))
 
-    def quantizer(tensor: TensorPlan) -> PytorchMethodQuantizer:
-        method = methods.weight_training_method if tensor.is_weight else methods.activation_training_method
-        return _trainable_quantizer(tensor, method)
+    def quantizer(tensor: TensorPlan) -> Any:
+        return SELECTION.quantizer_for(tensor, methods)
 
     return apply_plan(captured, plan, quantizer, quantizer).train()
 
@@ -126,10 +131,20 @@ def pytorch_quantization_aware_training_finalize_experimental(in_model: nn.Modul
     return _finalize_in_place(in_model)
 
 
-def _trainable_quantizer(tensor: TensorPlan, method: str) -> PytorchMethodQuantizer:
-    config, params = tensor.calibrated()
-    shape = tensor.site.shape if tensor.is_weight else None
-    return PytorchMethodQuantizer(method, tensor.site.target, config.method, params, shape)
+def _with_batch_norm(config: QuantizationConfig, methods: QATConfig) -> QuantizationConfig:
+    """The configuration with batch norms folded first where quantizers of the user's own train the weights.
+
+    Folding later multiplies scales, and nothing is known of what such a quantizer freezes to.
+    """
+    cls = SELECTION.class_for(QuantizationTarget.Weights, methods.weight_training_method, config.weights.method)
+    if issubclass(cls, MethodQuantizer) or config.batch_norm is BatchNorm.FOLD:
+        return config
+    if config.batch_norm is BatchNorm.LIVE:
+        raise ValueError(
+            f"`batch_norm` 'live' needs weights that a training method trains; {cls.__name__} is a quantizer of its "
+            "own. Use 'auto' or 'fold'."
+        )
+    return dataclasses.replace(config, batch_norm=BatchNorm.FOLD)
 
 
 def _finalize_in_place(model: nn.Module) -> nn.Module:
@@ -137,26 +152,38 @@ def _finalize_in_place(model: nn.Module) -> nn.Module:
     trained = {tensor.name: quantizer_of(model, tensor) for tensor in plan.quantized()}
     if not any(callable(getattr(quantizer, "convert2inferable", None)) for quantizer in trained.values()):
         raise ValueError("`model` must be in quantization-aware training. Received: a model that is finalized already")
-    frozen = {name: quantizer.params for name, quantizer in trained.items()}
+    inferable = {name: inferable_of(quantizer) for name, quantizer in trained.items()}
+    frozen = {name: _params_of(quantizer) for name, quantizer in inferable.items()}
     model.eval()
-    frozen.update(_fold_live(model, plan, frozen))
+    for tensor in plan.quantized(QuantizationTarget.Weights):
+        wrapper_of(model, tensor.site.layer).freeze_weight(tensor.site.tensor)
+    for name, params in _fold_live(model, plan, frozen).items():
+        device = next(inferable[name].buffers()).device
+        inferable[name], frozen[name] = type(inferable[name]).from_params(params).to(device), params
     unwrap_batch_norms(model)
-    plan = dataclasses.replace(plan.with_params(frozen), live_batch_norms=())
     for tensor in plan.quantized():
-        device = next(chain(trained[tensor.name].parameters(), trained[tensor.name].buffers())).device
-        replace_quantizer(model, tensor, inferable_quantizer(tensor).to(device))
-    set_plan(model, plan)
+        replace_quantizer(model, tensor, inferable[tensor.name])
+    set_plan(model, dataclasses.replace(plan.with_params(frozen), live_batch_norms=()))
     # Once more, for the new quantizers.
     return model.eval()
 
 
-def _fold_live(model: nn.Module, plan: QuantizationPlan, frozen: dict[str, QuantParams]) -> dict[str, QuantParams]:
-    folded = {}
+def _params_of(quantizer: Any) -> FrozenParams | None:
+    """The grid or table of an inferable quantizer; None for one of the user's own that has neither."""
+    params = getattr(quantizer, "params", None)
+    return params if isinstance(params, (QuantParams, LookupTable)) else None
+
+
+def _fold_live(
+    model: nn.Module, plan: QuantizationPlan, frozen: Mapping[str, FrozenParams | None]
+) -> dict[str, FrozenParams]:
+    folded: dict[str, FrozenParams] = {}
     for norm_name in plan.live_batch_norms:
         layer_name = plan.batch_norms[norm_name]
         weight_name = f"{layer_name}.weight"
-        if weight_name in frozen:
-            folded[weight_name] = fold_live_batch_norm(model, norm_name, layer_name, frozen[weight_name])
+        params = frozen.get(weight_name)
+        if params is not None:
+            folded[weight_name] = fold_live_batch_norm(model, norm_name, layer_name, params)
         else:
             fold_batch_norm(model.get_submodule(layer_name), model.get_submodule(norm_name))
         bypass_layer(model, norm_name)

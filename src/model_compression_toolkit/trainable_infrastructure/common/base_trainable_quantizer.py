@@ -230,13 +230,13 @@ class BaseTrainableQuantizer(BaseInferableQuantizer, ABC):
 
     def _check_signature(self) -> None:
         cls = type(self)
-        first, *others = self.get_sig().parameters.values() or [None]
-        if first is None or _annotation(cls, first) not in _CONFIG_OF.values():
+        parameters = list(self.get_sig().parameters.values())
+        if not parameters or _annotation(cls, parameters[0]) not in _CONFIG_OF.values():
             self._refuse(
                 "must annotate the first argument of its constructor with TrainableQuantizerWeightsConfig or "
-                f"TrainableQuantizerActivationConfig. Received: {first}"
+                f"TrainableQuantizerActivationConfig. Received: {parameters[:1]}"
             )
-        lacking = [item.name for item in others if item.default is inspect.Parameter.empty]
+        lacking = [item.name for item in parameters[1:] if item.default is inspect.Parameter.empty]
         if lacking:
             self._refuse(
                 "must give every argument of its constructor after the first a default, because saved models are "

@@ -49,10 +49,14 @@ class MethodClasses:
         self._namespace, self._bases, self._finish = namespace, bases, finish
         self._made: dict[tuple[type[Method], str], type] = {}
 
-    def make_all(self) -> list[str]:
-        """Make the classes of all methods that are registered now; their names."""
+    def make_all(self) -> None:
+        """Make the classes of all methods that are registered now."""
+        self.made()
+
+    def made(self) -> list[Any]:
+        """The classes of all methods that are registered now."""
         return [
-            cls.__name__
+            cls
             for method in map(method_class, registered_names())
             for target, grids in _NAMES
             if (cls := self._class(method, target, grids)) is not None

@@ -7,11 +7,12 @@ from typing import Any, ClassVar
 
 from mct_quantizers.common.arithmetic import broadcast_shape
 from mct_quantizers.common.lookup_table import LookupTable
-from mct_quantizers.common.ops import Ops, Tensor
+from mct_quantizers.common.ops import Tensor
 from mct_quantizers.common.quant_info import QuantizationMethod
 from mct_quantizers.common.quant_params import QuantParams
 from mct_quantizers.common.registry import get_inferable_quantizer_class
 from mct_quantizers.common.validation import check_channels
+from model_compression_toolkit.core.common.quantization_plan import inferable_method
 from model_compression_toolkit.trainable_infrastructure.common.base_trainable_quantizer import (
     BaseTrainableQuantizer,
     VariableGroup,
@@ -42,8 +43,9 @@ class MethodQuantizer(BaseTrainableQuantizer):
     """
 
     training_method: ClassVar[type[Method]]
-    _ops: ClassVar[Ops]
-    _inferable_base: ClassVar[type]
+    _ops: Any
+    """The framework's tensor functions, an `Ops`."""
+    _inferable_base: type
 
     def __init__(
         self,
@@ -135,11 +137,9 @@ class MethodQuantizer(BaseTrainableQuantizer):
 
     def convert2inferable(self) -> Any:
         """The inferable quantizer with what was learned."""
-        params, grid = self.params, self.method.quantization_method
-        if isinstance(params, LookupTable):
-            is_pot = self.power_of_two or not self.method.is_weight
-            grid = QuantizationMethod.LUT_POT_QUANTIZER if is_pot else QuantizationMethod.LUT_SYM_QUANTIZER
-        cls = get_inferable_quantizer_class(self.quantization_target, grid, self._inferable_base)
+        params, target = self.params, self.quantization_target
+        method = inferable_method(params, self.method.quantization_method, target)
+        cls = get_inferable_quantizer_class(target, method, self._inferable_base)
         return cls.from_params(params)
 
     def _quantized(self, inputs: Tensor, training: bool) -> Tensor:

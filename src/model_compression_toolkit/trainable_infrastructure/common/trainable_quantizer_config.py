@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The quantizers-infrastructure authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a trainable quantizer is constructed with: the calibrated quantization of one tensor, in the interface's words."""
+"""What a trainable quantizer is constructed with: the calibrated quantization of a tensor, in the interface's words."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,6 +19,8 @@ from model_compression_toolkit.trainable_infrastructure.common.constants import 
 )
 
 __all__ = [
+    "NodeActivationQuantizationConfig",
+    "NodeWeightsQuantizationConfig",
     "TrainableQuantizerActivationConfig",
     "TrainableQuantizerCandidateConfig",
     "TrainableQuantizerWeightsConfig",
@@ -105,6 +107,11 @@ class TrainableQuantizerWeightsConfig:
         self.min_threshold = min_threshold
         self.weights_bits_candidates = weights_quantization_candidates
 
+
+NodeActivationQuantizationConfig = TrainableQuantizerActivationConfig
+"""The older name: the same class, so that quantizers of either form take the configurations of both."""
+NodeWeightsQuantizationConfig = TrainableQuantizerWeightsConfig
+"""The older name, likewise."""
 
 TrainableQuantizerConfig = TrainableQuantizerWeightsConfig | TrainableQuantizerActivationConfig
 

@@ -13,6 +13,7 @@ from model_compression_toolkit.trainable_infrastructure.keras.config_serializati
 __all__ = [
     "QUANTIZATION_CONFIG",
     "BaseKerasActivationTrainableQuantizer",
+    "BaseKerasQATTrainableQuantizer",
     "BaseKerasQATWeightTrainableQuantizer",
     "BaseKerasTrainableQuantizer",
 ]
@@ -49,5 +50,9 @@ class BaseKerasActivationTrainableQuantizer(BaseKerasTrainableQuantizer):
     """Base of the Keras quantizers that train with an activation: a flow that looks for one looks here."""
 
 
-class BaseKerasQATWeightTrainableQuantizer(BaseKerasTrainableQuantizer):
+class BaseKerasQATTrainableQuantizer(BaseKerasTrainableQuantizer):
+    """Base of the Keras quantizers of quantization-aware training, under its older name: weights or activations."""
+
+
+class BaseKerasQATWeightTrainableQuantizer(BaseKerasQATTrainableQuantizer):
     """Base of the Keras quantizers that train with a weight: quantization-aware training looks here."""

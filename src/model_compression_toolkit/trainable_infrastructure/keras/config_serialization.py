@@ -57,7 +57,7 @@ def config_deserialization(in_config: Mapping[str, Any]) -> TrainableQuantizerCo
     """
     for prefix, (cls, flag) in _FORMS.items():
         if in_config.get(flag):
-            config: TrainableQuantizerConfig = cls.__new__(cls)
+            config: TrainableQuantizerConfig = object.__new__(cls)
             values = {name: value for name, value in in_config.items() if name not in (IS_WEIGHTS, IS_ACTIVATIONS)}
             parameters, candidates = f"{prefix}_quantization_params", f"{prefix}_bits_candidates"
             values[f"{prefix}_quantization_method"] = QuantizationMethod(values[f"{prefix}_quantization_method"])

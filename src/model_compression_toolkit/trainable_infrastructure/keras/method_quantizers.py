@@ -2,9 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The Keras quantizer classes of all training methods: `STEWeightQATQuantizer`, `LSQUniformWeightQATQuantizer`, ….
 
-Each method that is registered, the user's own too, has one for weights and one for activations on symmetric grids
-(power-of-two ones too), and one of each on uniform grids: `<NAME>WeightQATQuantizer`, `<NAME>UniformWeightQATQuantizer`,
-`<NAME>SymmetricActivationTrainableQuantizer`, `<NAME>UniformActivationTrainableQuantizer`.
+Each method that is registered, the user's own too, has one for weights and one for activations on symmetric grids,
+power-of-two ones among them, and one of each on uniform grids: `<NAME>WeightQATQuantizer`,
+`<NAME>UniformWeightQATQuantizer`, `<NAME>SymmetricActivationTrainableQuantizer` and
+`<NAME>UniformActivationTrainableQuantizer`.
 """
 
 from typing import Any
@@ -31,6 +32,8 @@ CLASSES = MethodClasses(
     finish=keras.saving.register_keras_serializable(PACKAGE),
 )
 CLASSES.make_all()
+DQAUniformWeightQuantizer = CLASSES.find("DQAUniformWeightQATQuantizer")
+"""The name of the interface."""
 
 
 def __getattr__(name: str) -> Any:

@@ -27,9 +27,9 @@ class DQA(Method, name="DQA", supports=GRIDS):
 
     In training the tensor is a mixture, `Σ p_i · q_i`, of its quantizations q_i at n, 2n and 4n bits (at most 16) over
     one range, with `p = softmax(t · a / std(a))`, where the attention `a` is learned, from (4, 2, 1)/7 on. The
-    temperature t rises from 0 to `temperature` in `steps` calls in training, which lets the mixture become a choice
-    (as in Wu et al. 2018, arXiv:1812.00090, section 4), and a penalty, `penalty · Σ p_i · (bits_i / n - 1)`, makes n bits
-    that choice. Evaluation and what is frozen have n bits. The range stays as calibrated.
+    temperature t rises from 0 to `temperature` in `steps` calls in training, which makes the mixture a choice (as in
+    Wu et al. 2018, arXiv:1812.00090, section 4), and a penalty, `penalty · Σ p_i · (bits_i / n - 1)`, makes n bits that
+    choice. Evaluation and what is frozen have n bits. The range stays as calibrated.
 
     No paper of the name is known that gives these formulas; they are those of the interface, with the schedule and the
     penalty, which it leaves open.

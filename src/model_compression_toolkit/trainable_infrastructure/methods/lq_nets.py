@@ -13,12 +13,12 @@ from model_compression_toolkit.trainable_infrastructure.methods.table_method imp
 
 
 class LQNets(TableMethod, name="LQ_NETS", supports=TABLE_GRIDS):
-    """LQ-Nets (Zhang et al., ECCV 2018, arXiv:1807.10029): a level is the sum of the basis numbers that its bits choose.
+    """LQ-Nets (Zhang et al., ECCV 2018, arXiv:1807.10029): a level is the sum of the numbers that its bits choose.
 
     Few learned numbers, `basis` of shape (num_bits,), make 2**num_bits levels that are not uniform and can still be
     computed with bit operations (equation 4). Differs: bits are 0 and 1 with a negative number for the sign bit, as in
-    two's complement, not -1 and 1, so that zero is a level and the start is the calibrated grid; the basis is learned by
-    gradient, not by alternating least squares (algorithm 1); a threshold, learned as in LSQ, scales the levels.
+    two's complement, not -1 and 1, so that zero is a level and the start is the calibrated grid; the basis is learned
+    by gradient, not by alternating least squares (algorithm 1); a threshold, learned as in LSQ, scales the levels.
     """
 
     def parameters(self, params: QuantParams, x_shape: Sequence[int] | None) -> dict[str, Learned]:

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from numbers import Integral, Real
+from numbers import Integral
 from typing import Any, ClassVar
 
 import numpy as np
@@ -247,7 +247,7 @@ def checked_number(name: str, value: Any, low: float = -math.inf, high: float = 
         TypeError: no number.
         ValueError: outside `low` to `high`, or not finite.
     """
-    if isinstance(value, bool) or not isinstance(value, Real):
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
         raise TypeError(f"`{name}` must be a number. Received: {name}={value!r}")
     if not math.isfinite(value) or not low <= value <= high:
         raise ValueError(f"`{name}` must be from {low} to {high}, and finite. Received: {name}={value!r}")

@@ -20,9 +20,9 @@ class PACT(Method, name="PACT", supports=GRIDS):
     """PACT: Parameterized Clipping Activation (Choi et al. 2018, arXiv:1805.06085).
 
     Learns the clipping value, here as `scale`: it gets a gradient from clipped elements only (equation 3, with
-    α = scale · quant_max), and an L2 penalty keeps it small (section 3.2). Differs: signed and uniform grids are clipped
-    at both ends; weights may be trained so too; the gradient is multiplied by 1/sqrt(N · quant_max), as in LSQ, so that
-    one learning rate serves layers of all sizes.
+    α = scale · quant_max), and an L2 penalty keeps it small (section 3.2). Differs: signed and uniform grids are
+    clipped at both ends; weights may be trained so too; the gradient is multiplied by 1/sqrt(N · quant_max), as in LSQ,
+    so that one learning rate serves layers of all sizes.
 
     Args:
         decay: factor of the penalty, decay · Σ α².

@@ -62,7 +62,8 @@ class TableMethod(Method):
         u = arithmetic.grid_position(ops.stop_gradient(x), constant, grid, ops)
         index = nearest(u, ops.stop_gradient(levels), ops)
         level = ops.divide(ops.take(levels, index), grid.level_scale)
-        number = u == u  # NaN has no level
+        # NaN has no level.
+        number = ops.absolute(u) <= float(2**MAX_NUM_BITS)
         inside = number & (u >= ops.stop_gradient(levels[:1])) & (u <= ops.stop_gradient(levels[-1:]))
         value = ops.where(number, ops.stop_gradient(level) * constant, ops.stop_gradient(x))
         within = ops.where(inside, x, 0.0)

@@ -1,0 +1,80 @@
+# SPDX-FileCopyrightText: The quantizers-infrastructure authors
+# SPDX-License-Identifier: Apache-2.0
+"""Which quantizer trains a tensor: what the user's dictionaries say, else the one class that is marked for it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from mct_quantizers.common.quant_info import QuantizationMethod, QuantizationTarget
+from model_compression_toolkit.core.common.quantization_plan import TensorPlan
+from model_compression_toolkit.qat.common.qat_config import QATConfig
+from model_compression_toolkit.trainable_infrastructure.common.get_quantizer_config import (
+    get_trainable_quantizer_activation_config,
+    get_trainable_quantizer_weights_config,
+)
+from model_compression_toolkit.trainable_infrastructure.common.get_quantizers import get_trainable_quantizer_class
+from model_compression_toolkit.trainable_infrastructure.common.method_classes import MethodClasses
+from model_compression_toolkit.trainable_infrastructure.methods.method import registered_names
+
+__all__ = ["ClassTable", "QuantizerSelection", "class_table"]
+
+ClassTable = dict[Any, dict[QuantizationMethod, type]]
+"""Quantizer class of each training method and grid."""
+
+
+def class_table(classes: MethodClasses, target: QuantizationTarget) -> ClassTable:
+    """The classes of all registered methods, for one target."""
+    table: ClassTable = {}
+    for cls in classes.made():
+        if cls.quantization_target is target:
+            table.setdefault(cls.identifier, {}).update(dict.fromkeys(cls.quantization_method, cls))
+    return table
+
+
+class QuantizerSelection:
+    """The quantizers of one framework.
+
+    A class in the tables counts before every other; else the one class that is marked with target, training method and
+    grid.
+
+    Args:
+        tables: the tables of the framework, by target. Users change them.
+        classes: the classes of the built-in methods.
+        base: what all quantizers of the framework in training derive from.
+    """
+
+    def __init__(self, tables: Mapping[QuantizationTarget, ClassTable], classes: MethodClasses, base: type) -> None:
+        self._tables, self._classes, self._base = tables, classes, base
+
+    def class_for(self, target: QuantizationTarget, training_method: Any, grid: QuantizationMethod) -> Any:
+        """The quantizer class for a target, a training method and a grid.
+
+        Raises:
+            ValueError: no class or several classes are marked so, or the method does not train that grid.
+        """
+        chosen = self._tables[target].get(training_method, {}).get(grid)
+        if chosen is not None and chosen not in self._classes.made():
+            return chosen
+        try:
+            return get_trainable_quantizer_class(target, training_method, grid, self._base)
+        except ValueError:
+            if training_method in registered_names():
+                # Says what the method does train, where that is the reason.
+                self._classes.of(training_method, target, grid)
+            raise
+
+    def quantizer_for(self, tensor: TensorPlan, qat_config: QATConfig) -> Any:
+        """The quantizer that trains a calibrated tensor.
+
+        Raises:
+            TypeError: a setting of `qat_config` that the quantizer does not have.
+            ValueError: no class, or a setting out of bounds.
+        """
+        grid = tensor.calibrated()[0].method
+        if tensor.is_weight:
+            cls = self.class_for(QuantizationTarget.Weights, qat_config.weight_training_method, grid)
+            settings = qat_config.weight_quantizer_params_override or {}
+            return cls(get_trainable_quantizer_weights_config(tensor), **settings)
+        cls = self.class_for(QuantizationTarget.Activation, qat_config.activation_training_method, grid)
+        settings = qat_config.activation_quantizer_params_override or {}
+        return cls(get_trainable_quantizer_activation_config(tensor), **settings)
