@@ -126,7 +126,7 @@ PATHS = {
         "get_working_device lut_quantizer to_torch_tensor fix_range_to_include_zero int_quantization_with_threshold"
     ),
 }
-MOVED = sorted(_paths.HOME_OF)
+MOVED = sorted(path for path in _paths.HOME_OF if path.startswith("mct_quantizers."))
 
 
 def dotted(path: str) -> str:

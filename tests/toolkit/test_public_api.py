@@ -61,4 +61,8 @@ def test_one_name_means_one_thing_everywhere():
             continue  # the mirror image has the names of the other wing
         for name in EXPECTED[module]:
             value = getattr(importlib.import_module(module), name)
+            if name == "keras_load_quantized_model" and not module.startswith("mct_quantizers"):
+                continue  # the toolkit's finds quantizers in training too
+            if module.endswith(".quantizers_infrastructure") and name in EXPECTED["mct_quantizers.keras.quantizers"]:
+                continue  # there the short names are those of Keras
             assert objects.setdefault(name, value) is value, name

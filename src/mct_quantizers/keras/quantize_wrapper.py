@@ -240,8 +240,7 @@ class KerasQuantizationWrapper(RecordsQuantizers, keras.layers.Wrapper):
             return None
         for key in changed:
             if self.built:
-                value = self._float_value(key)
-                self._float_weight(key).assign(frozen_weight_of(self.weights_quantizers[key], value))
+                self.freeze_weight(key)
             self.set_quantizer(key, frozen[key])
         layer = self.layer
         if not isinstance(layer, FunctionLayer):
@@ -261,6 +260,17 @@ class KerasQuantizationWrapper(RecordsQuantizers, keras.layers.Wrapper):
             for key in self.weight_values:
                 wrapper._float_weight(key).assign(self._float_value(key))
         return wrapper
+
+    def freeze_weight(self, key: WeightKey) -> None:
+        """Give the weight `key` the value to which what its quantizer freezes to is applied.
+
+        Most quantizers leave the weight as it is. The result of the wrapper in evaluation stays the same once the
+        quantizer is frozen.
+        """
+        weight = self._float_value(key)
+        value = frozen_weight_of(self.weights_quantizers[key], weight)
+        if value is not weight:
+            self._float_weight(key).assign(value)
 
     def set_quantizer(self, key: WeightKey, quantizer: Any) -> None:
         """Quantize the weight `key` with `quantizer` from now on; what is compiled already keeps the former one.

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import pickle
+from enum import Enum
 
 import pytest
 
@@ -21,17 +22,29 @@ def test_names_and_members_mean_the_same():
 
 
 @pytest.mark.parametrize("name", ["weight_training_method", "activation_training_method"])
-@pytest.mark.parametrize("value", ["DQA", "lsq", None, 3, ("STE",)])
+@pytest.mark.parametrize("value", ["NOPE", "lsq", None, 3, ("STE",)])
 def test_an_unknown_method_lists_what_exists(name, value):
-    with pytest.raises(ValueError, match=r"must be one of \[.*'LSQ', 'STE'.*\]. Received: "):
+    with pytest.raises(ValueError, match=r"must be one of \[.*'LSQ'.* 'STE'.*\]. Received: "):
         QATConfig(**{name: value})
 
 
+class OwnMethod(Enum):
+    MINE = "mine"
+
+
+def test_a_member_of_an_enumeration_of_ones_own_is_a_training_method():
+    assert QATConfig(OwnMethod.MINE, OwnMethod.MINE).weight_training_method is OwnMethod.MINE
+
+
 @pytest.mark.parametrize("name", ["weight_quantizer_params_override", "activation_quantizer_params_override"])
-def test_overrides_are_not_supported_yet(name):
-    assert getattr(QATConfig(**{name: {}}), name) == {}
-    with pytest.raises(NotImplementedError, match=f"`{name}` is not supported yet"):
-        QATConfig(**{name: {"freeze_quant_params": True}})
+def test_overrides_are_keyword_arguments_of_the_quantizers(name):
+    given = {"freeze_quant_params": True}
+    config = QATConfig(**{name: given})
+    given["later"] = 1
+    assert getattr(config, name) == {"freeze_quant_params": True}
+    for wrong in ([("a", 1)], {1: 2}, "steps"):
+        with pytest.raises(TypeError, match=f"`{name}` must be a dictionary with names as keys. Received: "):
+            QATConfig(**{name: wrong})
 
 
 def test_it_is_a_frozen_value():

@@ -142,6 +142,10 @@ class MethodQuantizer(BaseTrainableQuantizer):
         cls = get_inferable_quantizer_class(target, method, self._inferable_base)
         return cls.from_params(params)
 
+    def _description(self) -> str:
+        grid, params = self.method.quantization_method.name, self.initial_params
+        return f"{self.method.name}, {grid}, num_bits={params.num_bits}, axis={params.axis}"
+
     def _quantized(self, inputs: Tensor, training: bool) -> Tensor:
         """Quantized `inputs`, after checks; in training the state that is not trained moves on."""
         ops, params = self._ops, self.initial_params

@@ -45,6 +45,9 @@ class KerasMethodQuantizer(MethodQuantizer, BaseKerasTrainableQuantizer):
                 self._layer.add_loss(penalty)
         return self._quantized(inputs, bool(training))
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._description()})"
+
     def get_config(self) -> dict[str, Any]:
         """Constructor arguments as plain values."""
         return {**super().get_config(), **self.method_arguments}

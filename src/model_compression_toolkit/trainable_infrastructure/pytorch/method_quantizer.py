@@ -50,8 +50,7 @@ class PytorchMethodQuantizer(MethodQuantizer, BasePytorchTrainableQuantizer):
 
     def extra_repr(self) -> str:
         """What `print` shows."""
-        grid, params = self.method.quantization_method.name, self.initial_params
-        return f"{self.method.name}, {grid}, num_bits={params.num_bits}, axis={params.axis}"
+        return self._description()
 
     def _kept(self, learned: Mapping[str, Tensor], moved: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {key: learned[key].clone() for key in moved}
