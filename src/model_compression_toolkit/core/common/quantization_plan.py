@@ -97,10 +97,16 @@ class TensorPlan:
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of the weight's integers, or of its float32 values when it is not quantized; 0 for activations."""
+        """Bytes of a weight: of its packed integers, and of its table where it has one; 0 for activations.
+
+        Of a weight in float those of its float32 values.
+        """
         if not self.is_weight:
             return 0
-        return packed_size(self.num_elements, 32 if self.config is None else self.config.num_bits)
+        if self.config is None:
+            return packed_size(self.num_elements, 32)
+        table = 4 * len(self.params.lut_values) if isinstance(self.params, LookupTable) else 0
+        return packed_size(self.num_elements, self.config.num_bits) + table
 
 
 @dataclass(frozen=True, slots=True)

@@ -104,12 +104,12 @@ class MethodQuantizer(BaseTrainableQuantizer):
         """The weight to which the frozen quantizer is applied; `weight` itself unless the method changes it.
 
         Args:
-            weight: floating point.
+            weight: floating point; an activation comes back as it is.
 
         Returns:
             Shape and dtype of `weight`.
         """
-        if type(self.method).frozen_weight is Method.frozen_weight:
+        if not self.method.is_weight or type(self.method).frozen_weight is Method.frozen_weight:
             return weight
         values = self._ops.stop_gradient(self._ops.to_compute_dtype(weight))
         frozen = self.method.frozen_weight(values, self._learned(values), self.initial_params, self._ops)

@@ -39,11 +39,13 @@ class KerasMethodQuantizer(MethodQuantizer, BaseKerasTrainableQuantizer):
             ValueError: per channel, `inputs` has another number of channels; the quantizer has no state yet.
         """
         inputs = keras.ops.convert_to_tensor(inputs)
+        result = self._quantized(inputs, bool(training))
         if training and self._layer is not None:
+            # After the counters have moved, as in PyTorch, where the training loop adds it after the call.
             penalty = self.regularization(inputs if self.method.is_weight else None)
             if penalty is not None:
                 self._layer.add_loss(penalty)
-        return self._quantized(inputs, bool(training))
+        return result
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._description()})"
