@@ -12,13 +12,37 @@ import pytest
 README = Path(__file__).parents[1] / "README.md"
 
 
+def examples_of(document):
+    return re.findall(r"```python\n(.*?)```", document.read_text(encoding="utf-8"), flags=re.DOTALL)
+
+
 def test_example_exports_a_verified_file(tmp_path, monkeypatch):
-    (example,) = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL)
+    example, _ = examples_of(README)
     monkeypatch.chdir(tmp_path)
     names: dict = {}
     exec(compile(example, str(README), "exec"), names)
     assert names["report"].parity.passed
     assert (tmp_path / "model.onnx").stat().st_size == names["report"].file_size
+
+
+@pytest.mark.keras
+def test_second_example_is_a_method_for_both_frameworks(tmp_path):
+    pytest.importorskip("keras.layers")
+    _, example = examples_of(README)
+    code = (
+        example
+        + """
+assert np.array_equal(frozen(torch.from_numpy(x)).detach(), prepared.eval()(torch.from_numpy(x)).detach())
+assert kernel.params.threshold == 2.0 ** np.round(np.log2(kernel.params.threshold))
+trained = network.predict(x, verbose=0)
+layer.convert_to_inferable_quantizers()
+assert np.array_equal(network.predict(x, verbose=0), trained)
+"""
+    )
+    # In a process of its own: the method would stay registered in this one.
+    subprocess.run([sys.executable, "-W", "error::UserWarning", "-c", code], check=True, cwd=tmp_path)
+    method = example[example.index("class TQT") : example.index("x = np")].strip()
+    assert len(method.splitlines()) <= 25
 
 
 def test_contributing_example_is_a_method_that_trains():

@@ -48,7 +48,7 @@ class PytorchActivationQuantizationHolder(CreatesParameters):
         """
         checked_holder_quantizer(quantizer)
         # Before anything is changed: it may raise.
-        quantizer.initialize_quantization(None, f"{ACTIVATION_HOLDER_QUANTIZER}_out", self)
+        self._initialize(ACTIVATION_HOLDER_QUANTIZER, quantizer, None, f"{ACTIVATION_HOLDER_QUANTIZER}_out")
         # torch refuses a plain object in the place of a module.
         self._modules.pop(ACTIVATION_HOLDER_QUANTIZER, None)
         self.activation_holder_quantizer = quantizer

@@ -190,7 +190,7 @@ class PytorchQuantizationWrapper(CreatesParameters, ForwardsAttributes):
     def _attach(self, key: WeightKey, quantizer: Any) -> None:
         name = parameter_name(key)
         # Before anything is changed: it may raise.
-        quantizer.initialize_quantization(self._float_weight(key).shape, name, self)
+        self._initialize(key, quantizer, self._float_weight(key).shape, name)
         self._modules.pop(f"{name}_quantizer", None)
         if isinstance(quantizer, nn.Module):
             # Registered, so that its state follows the wrapper.

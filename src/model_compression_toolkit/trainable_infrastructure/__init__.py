@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         BaseKerasQATWeightTrainableQuantizer,
         BaseKerasTrainableQuantizer,
     )
+    from model_compression_toolkit.trainable_infrastructure.keras.method_quantizers import keras_trainable_quantizer
     from model_compression_toolkit.trainable_infrastructure.keras.quantize_wrapper import (
         KerasTrainableQuantizationWrapper,
     )
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
         BasePytorchQATWeightTrainableQuantizer,
         BasePytorchTrainableQuantizer,
     )
+    from model_compression_toolkit.trainable_infrastructure.pytorch.method_quantizers import pytorch_trainable_quantizer
     from model_compression_toolkit.trainable_infrastructure.pytorch.regularization import regularization_loss
 
 __all__ = [
@@ -54,6 +56,8 @@ __all__ = [
     "TrainableQuantizerWeightsConfig",
     "TrainingMethod",
     "VariableGroup",
+    "keras_trainable_quantizer",
+    "pytorch_trainable_quantizer",
     "regularization_loss",
 ]
 
@@ -71,6 +75,8 @@ _LAZY = {
     "LSQUniformActivationTrainableQuantizer": f"{_PYTORCH}.method_quantizers",
     "STESymmetricActivationTrainableQuantizer": f"{_PYTORCH}.method_quantizers",
     "STEUniformActivationTrainableQuantizer": f"{_PYTORCH}.method_quantizers",
+    "keras_trainable_quantizer": f"{_KERAS}.method_quantizers",
+    "pytorch_trainable_quantizer": f"{_PYTORCH}.method_quantizers",
     "regularization_loss": f"{_PYTORCH}.regularization",
 }
 

@@ -1,22 +1,19 @@
 # SPDX-FileCopyrightText: The quantizers-infrastructure authors
 # SPDX-License-Identifier: Apache-2.0
-"""Turns the marks of an exported graph into QuantizeLinear and DequantizeLinear."""
-
-from collections.abc import Sequence
-from typing import Any
+"""Turns the marks of an exported graph into QuantizeLinear and DequantizeLinear, or into the look-up in a table."""
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
 from mct_quantizers.common import arithmetic, numpy_ops
+from mct_quantizers.common.lookup_table import LookupTable
 from mct_quantizers.common.quant_params import IntArray, QuantParams
-from model_compression_toolkit.core.common.quantization_plan import QuantizationPlan
-from model_compression_toolkit.exporter.pytorch.frozen import params_of
+from model_compression_toolkit.core.common.quantization_plan import QuantizationPlan, TensorPlan
+from model_compression_toolkit.exporter.pytorch.graph_editing import CODES, VALUES, add_initializer, insert_node
+from model_compression_toolkit.exporter.pytorch.onnx_tables import insert_table_search, insert_table_weight
 
 DOMAIN = "mct_quantizers"
-CODES = "/codes"
-"""The name of a tensor of integers ends so."""
+MARK = "Mark"
 
 _SIGNED = ir.DataType.INT4, ir.DataType.INT8, ir.DataType.INT16
 _UNSIGNED = ir.DataType.UINT4, ir.DataType.UINT8, ir.DataType.UINT16
@@ -25,27 +22,29 @@ _UNSIGNED = ir.DataType.UINT4, ir.DataType.UINT8, ir.DataType.UINT16
 def rewrite_marks(graph: ir.Graph, plan: QuantizationPlan) -> None:
     """Replace each mark: a constant becomes integers and DequantizeLinear, a computed value both operators.
 
+    With a table a constant becomes indices and the look-up, a computed value the search too. What a quantizer of the
+    user's own made gets a name, no more.
+
     Args:
         graph: the graph, with marks that carry the attributes `name` (of the tensor) and `call` (of this use of it).
-        plan: the plan with the grids.
+        plan: the plan with the grids and tables.
 
     Raises:
         ValueError: a weight that is no constant; a grid that ONNX has no type for.
     """
     constants: dict[tuple[ir.Value, str], ir.Value] = {}
-    for mark in [node for node in graph if node.domain == DOMAIN]:
+    for mark in [node for node in graph if (node.domain, node.op_type) == (DOMAIN, MARK)]:
         name, call = (mark.attributes[key].as_string() for key in ("name", "call"))
         x, tensor = _only_input(mark), plan[name]
-        params = params_of(tensor)
         if x.const_value is not None:
             # A layer that is called twice has one weight.
             if (x, name) not in constants:
-                constants[x, name] = _constant(graph, mark, x, params, name)
+                constants[x, name] = _constant(graph, mark, x, tensor)
             value = constants[x, name]
         elif tensor.is_weight:
             raise ValueError(f"The weight {name} must be a constant of the exported graph. Received: a computed value")
         else:
-            value = _activation(graph, mark, x, params, call)
+            value = _activation(graph, mark, x, tensor, call)
         output = mark.outputs[0]
         if output.is_graph_output():
             value.name = output.name
@@ -69,7 +68,7 @@ def separate_biases(graph: ir.Graph) -> None:
         if node.op_type != "Gemm":
             rank = len(producer.inputs[0].shape or ()) if producer.inputs[0] is not None else 0
             values = values.reshape(-1, *([1] * (rank - 2)))
-        addend = _initializer(graph, f"{bias.name}/aligned", values)
+        addend = add_initializer(graph, f"{bias.name}/aligned", values)
         node.resize_inputs(2)
         total = ir.node("Add", [output, addend], name=f"{node.name}/bias")
         total.outputs[0].shape, total.outputs[0].type = output.shape, output.type
@@ -91,20 +90,34 @@ def check_domains(model: ir.Model) -> None:
         raise ValueError(f"Expected operators of standard ONNX only. Received: {sorted(foreign)}")
 
 
-def _constant(graph: ir.Graph, mark: ir.Node, x: ir.Value, params: QuantParams, name: str) -> ir.Value:
-    """Integers as an initializer, and the value of their DequantizeLinear."""
+def _constant(graph: ir.Graph, mark: ir.Node, x: ir.Value, tensor: TensorPlan) -> ir.Value:
+    """The value of a quantized constant: integers or indices as an initializer, made real again."""
+    params, name = tensor.params, tensor.name
     if x.const_value is None:
         raise ValueError(f"{name} must be a constant.")
+    if params is None:
+        return add_initializer(graph, name + VALUES, x.const_value.numpy())
+    if isinstance(params, LookupTable):
+        return insert_table_weight(graph, mark, x.const_value.numpy(), params, name)
     dtype = _code_type(params.quant_min, params.quant_max, params.zero_point, least_bits=4)
     codes: IntArray = arithmetic.quantize(x.const_value.numpy(), params, numpy_ops)
     inputs = [
-        _initializer(graph, name + CODES, codes.astype(dtype.numpy())),
+        add_initializer(graph, name + CODES, codes.astype(dtype.numpy())),
         *_grid(graph, name, params, params.zero_point, dtype),
     ]
-    return _insert(mark, "DequantizeLinear", inputs, params.axis, f"{name}/dequantized")
+    return insert_node(mark, "DequantizeLinear", inputs, f"{name}/dequantized", **_axis(params))
 
 
-def _activation(graph: ir.Graph, mark: ir.Node, x: ir.Value, params: QuantParams, name: str) -> ir.Value:
+def _activation(graph: ir.Graph, mark: ir.Node, x: ir.Value, tensor: TensorPlan, name: str) -> ir.Value:
+    """The quantized value of a computed value, in a use of `tensor` that is called `name`."""
+    if tensor.params is None:
+        return insert_node(mark, "Identity", [x], name + VALUES)
+    if isinstance(tensor.params, LookupTable):
+        return insert_table_search(graph, mark, x, tensor.params, name)
+    return _on_grid(graph, mark, x, tensor.params, name)
+
+
+def _on_grid(graph: ir.Graph, mark: ir.Node, x: ir.Value, params: QuantParams, name: str) -> ir.Value:
     """The value of QuantizeLinear and DequantizeLinear of a computed value.
 
     The integers are shifted to start at 0, which changes no value: default sessions of ONNX Runtime fail to load some
@@ -117,11 +130,15 @@ def _activation(graph: ir.Graph, mark: ir.Node, x: ir.Value, params: QuantParams
         if params.axis is not None:
             raise ValueError(f"{name} must have one scale, because its range is narrower than {dtype}.")
         ends = (("min", params.min_range), ("max", params.max_range))
-        bounds = [_initializer(graph, f"{name}/{end}", value[0].astype(np.float32)) for end, value in ends]
-        x = _insert(mark, "Clip", [x, *bounds], None, f"{name}/clipped")
+        bounds = [add_initializer(graph, f"{name}/{end}", value[0].astype(np.float32)) for end, value in ends]
+        x = insert_node(mark, "Clip", [x, *bounds], f"{name}/clipped")
     grid = _grid(graph, name, params, zero_point, dtype)
-    codes = _insert(mark, "QuantizeLinear", [x, *grid], params.axis, name + CODES)
-    return _insert(mark, "DequantizeLinear", [codes, *grid], params.axis, f"{name}/dequantized")
+    codes = insert_node(mark, "QuantizeLinear", [x, *grid], name + CODES, dtype, **_axis(params))
+    return insert_node(mark, "DequantizeLinear", [codes, *grid], f"{name}/dequantized", **_axis(params))
+
+
+def _axis(params: QuantParams) -> dict[str, int]:
+    return {} if params.axis is None else {"axis": params.axis}
 
 
 def _only_input(mark: ir.Node) -> ir.Value:
@@ -147,24 +164,6 @@ def _grid(
     shape = () if params.axis is None else (-1,)
     scale = params.scale.astype(np.float32).reshape(shape)
     return (
-        _initializer(graph, f"{name}/scale", scale),
-        _initializer(graph, f"{name}/zero_point", zero_point.astype(dtype.numpy()).reshape(shape)),
+        add_initializer(graph, f"{name}/scale", scale),
+        add_initializer(graph, f"{name}/zero_point", zero_point.astype(dtype.numpy()).reshape(shape)),
     )
-
-
-def _initializer(graph: ir.Graph, name: str, array: npt.NDArray[Any]) -> ir.Value:
-    tensor = ir.tensor(np.asarray(array), name=name)
-    value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
-    graph.register_initializer(value)
-    return value
-
-
-def _insert(mark: ir.Node, op_type: str, inputs: Sequence[ir.Value], axis: int | None, name: str) -> ir.Value:
-    """The output, called `name`, of a new node in front of `mark`."""
-    node = ir.node(op_type, inputs, {} if axis is None else {"axis": axis}, name=name)
-    output = node.outputs[0]
-    output.name, output.shape = name, mark.outputs[0].shape
-    zero_point = inputs[-1].dtype or ir.DataType.UINT8
-    output.dtype = zero_point if op_type == "QuantizeLinear" else ir.DataType.FLOAT
-    mark.prepend(node)
-    return output

@@ -67,7 +67,7 @@ def adjust_range_to_include_zero(range_min: Tensor, range_max: Tensor, n_bits: i
     steps = 2 ** checked_num_bits(n_bits, "n_bits") - 1
     is_above, is_below = low > 0, high < 0
     # Beside zero the step counts for nothing: one that is not zero, because the gradient of a division goes through.
-    step = ops.where(is_above | is_below, 1.0, high - low) / steps
+    step = _step(ops.where(is_above | is_below, 1.0, high - low), steps, ops)
     shifted = step * ops.stop_gradient(ops.round(ops.divide(low, step)))
     adjusted_low = ops.where(is_above, 0.0, ops.where(is_below, low, shifted))
     adjusted_high = ops.where(is_above, high, ops.where(is_below, 0.0, high - low + shifted))
@@ -75,9 +75,9 @@ def adjust_range_to_include_zero(range_min: Tensor, range_max: Tensor, n_bits: i
 
 
 def symmetric_quantizer(x: Tensor, threshold: Tensor, n_bits: int, sign: bool, ops: Ops) -> Tensor:
-    """`x` on the symmetric grid of a threshold, straight through: `q` with c the clipped integer and N = 2**(n_bits-sign)
+    """`x` on the symmetric grid of a threshold, straight through.
 
-    has ∂q/∂x = 1 everywhere and ∂q/∂threshold = (c - x / step) / N.
+    With the clipped integer c and N = 2**(n_bits - sign), ∂q/∂x = 1 everywhere and ∂q/∂threshold = (c - x / step) / N.
 
     Args:
         x: floating point.
@@ -87,12 +87,12 @@ def symmetric_quantizer(x: Tensor, threshold: Tensor, n_bits: int, sign: bool, o
         ops: the framework.
 
     Raises:
-        TypeError: `x` or `threshold` is not floating point, `n_bits` no integer, `sign` no bool.
+        TypeError: `x` is not floating point, `n_bits` no integer, `sign` no bool.
         ValueError: `n_bits` is out of bounds.
     """
     num_bits, signed = checked_num_bits(n_bits, "n_bits"), checked_bool("sign", sign)
     values = ops.to_compute_dtype(x)
-    step = _parameter(threshold, values, ops) / 2 ** (num_bits - signed)
+    step = ops.cast_like(threshold, values) / 2 ** (num_bits - signed)
     integers = ste_round(ops.divide(values, step), ops)
     return ops.cast_like(step * ste_clip(integers, *integer_range(num_bits, signed), ops), x)
 
@@ -100,7 +100,7 @@ def symmetric_quantizer(x: Tensor, threshold: Tensor, n_bits: int, sign: bool, o
 def uniform_quantizer(x: Tensor, range_min: Tensor, range_max: Tensor, n_bits: int, ops: Ops) -> Tensor:
     """`x` on the grid of a range that is first repaired to contain zero, straight through.
 
-    With v = (x - low) / step and M = 2**n_bits - 1, ∂q/∂x = 1 everywhere; of a range around zero
+    With v = (x - low) / step, its clipped integer c and M = 2**n_bits - 1, ∂q/∂x = 1 everywhere; of a range around zero
     ∂q/∂range_max = (c - v) / M = -∂q/∂range_min.
 
     Args:
@@ -111,13 +111,13 @@ def uniform_quantizer(x: Tensor, range_min: Tensor, range_max: Tensor, n_bits: i
         ops: the framework.
 
     Raises:
-        TypeError: `x` or the range is not floating point, or `n_bits` is no integer.
+        TypeError: `x` is not floating point, or `n_bits` is no integer.
         ValueError: `n_bits` is out of bounds.
     """
-    values = ops.to_compute_dtype(x)
-    low, high = _adjusted(range_min, range_max, values, n_bits, ops)
-    steps = 2**n_bits - 1
-    step = (high - low) / steps
+    num_bits, values = checked_num_bits(n_bits, "n_bits"), ops.to_compute_dtype(x)
+    low, high = _adjusted(range_min, range_max, values, num_bits, ops)
+    steps = 2**num_bits - 1
+    step = _step(high - low, steps, ops)
     integers = ste_clip(ste_round(ops.divide(values - low, step), ops), 0, steps, ops)
     return ops.cast_like(step * integers + low, x)
 
@@ -141,12 +141,12 @@ def symmetric_lsq_quantizer(
         ops: the framework.
 
     Raises:
-        TypeError: `x` or `thresholds` is not floating point, `num_bits` no integer, `sign` no bool.
+        TypeError: `x` is not floating point, `num_bits` no integer, `sign` no bool.
         ValueError: `num_bits` is out of bounds.
     """
     width, signed = checked_num_bits(num_bits), checked_bool("sign", sign)
     values = ops.to_compute_dtype(x)
-    step = _parameter(thresholds, values, ops) / 2 ** (width - signed)
+    step = ops.cast_like(thresholds, values) / 2 ** (width - signed)
     return ops.cast_like(ops.fake_quantize_learned(values, step, None, min_int, max_int, scale_factor), x)
 
 
@@ -177,24 +177,23 @@ def uniform_lsq_quantizer(
         ops: the framework.
 
     Raises:
-        TypeError: `x` or the range is not floating point, or `num_bits` is no integer.
+        TypeError: `x` is not floating point, or `num_bits` is no integer.
         ValueError: `num_bits` is out of bounds.
     """
-    checked_num_bits(num_bits)
-    values = ops.to_compute_dtype(x)
-    low, high = _adjusted(min_range, max_range, values, num_bits, ops)
-    step = (high - low) / (2**num_bits - 1)
+    width, values = checked_num_bits(num_bits), ops.to_compute_dtype(x)
+    low, high = _adjusted(min_range, max_range, values, width, ops)
+    step = _step(high - low, 2**width - 1, ops)
     quantized = ops.fake_quantize_learned(values - low, step, None, min_int, max_int, scale_factor)
     return ops.cast_like(quantized + low, x)
 
 
-def _parameter(value: Tensor, values: Tensor, ops: Ops) -> Tensor:
-    return ops.cast_like(ops.to_compute_dtype(value), values)
-
-
 def _adjusted(low: Tensor, high: Tensor, values: Tensor, num_bits: int, ops: Ops) -> tuple[Tensor, Tensor]:
-    ends = (_parameter(end, values, ops) for end in (low, high))
-    return adjust_range_to_include_zero(*ends, num_bits, ops)
+    return adjust_range_to_include_zero(ops.cast_like(low, values), ops.cast_like(high, values), num_bits, ops)
+
+
+def _step(width: Tensor, steps: int, ops: Ops) -> Tensor:
+    # Of a plain number compilers would take the inverse.
+    return ops.divide(width, ops.constant(steps, width))
 
 
 def _with_gradient_of(value: Tensor, surrogate: Tensor, ops: Ops) -> Tensor:

@@ -10,7 +10,9 @@ from mct_quantizers.common.base_inferable_quantizer import mark_quantizer
 from mct_quantizers.common.quant_info import QuantizationMethod, QuantizationTarget
 from model_compression_toolkit.trainable_infrastructure.common.trainable_quantizer_config import (
     TrainableQuantizerActivationConfig,
+    TrainableQuantizerConfig,
     TrainableQuantizerWeightsConfig,
+    method_of,
 )
 from model_compression_toolkit.trainable_infrastructure.common.training_method import TrainingMethod
 from model_compression_toolkit.trainable_infrastructure.methods.method import Method, method_class, registered_names
@@ -72,6 +74,27 @@ class MethodClasses:
         # Says what it trains.
         method(grid, target)
         return self._class(method, target, _UNIFORM if grid in _UNIFORM else _SYMMETRIC)
+
+    def quantizer(self, training_method: str, quantization_config: TrainableQuantizerConfig, **settings: Any) -> Any:
+        """The quantizer that a method trains, for a configuration.
+
+        Args:
+            training_method: name of the method.
+            quantization_config: of a weight or of an activation.
+            **settings: `freeze_quant_params`, and settings of the method.
+
+        Raises:
+            TypeError: no configuration, or a setting that the method does not have.
+            ValueError: no such method, or it does not train that; a setting out of bounds.
+        """
+        for target, config_class in _CONFIG_OF.items():
+            if isinstance(quantization_config, config_class):
+                cls = self.of(training_method, target, method_of(quantization_config))
+                return cls(quantization_config, **settings)
+        raise TypeError(
+            "`quantization_config` must be a TrainableQuantizerWeightsConfig or a TrainableQuantizerActivationConfig. "
+            f"Received: {type(quantization_config).__name__}"
+        )
 
     def find(self, name: str) -> Any:
         """The class of that name: the `__getattr__` of the module.

@@ -4,6 +4,8 @@
 
 from typing import Any, Self
 
+import keras
+
 from model_compression_toolkit.trainable_infrastructure.common.base_trainable_quantizer import BaseTrainableQuantizer
 from model_compression_toolkit.trainable_infrastructure.keras.config_serialization import (
     config_deserialization,
@@ -42,7 +44,7 @@ class BaseKerasTrainableQuantizer(BaseTrainableQuantizer):
         arguments = dict(config)
         return cls(config_deserialization(arguments.pop(QUANTIZATION_CONFIG)), **arguments)
 
-    def _is_trainable(self, variable: Any) -> bool:
+    def _is_trainable(self, variable: keras.Variable) -> bool:
         return bool(variable.trainable)
 
 

@@ -62,12 +62,15 @@ class TableMethod(Method):
         u = arithmetic.grid_position(ops.stop_gradient(x), constant, grid, ops)
         index = nearest(u, ops.stop_gradient(levels), ops)
         level = ops.divide(ops.take(levels, index), grid.level_scale)
+        ratio = ops.divide(ops.stop_gradient(x), constant)
+        ends = ops.stop_gradient(levels / grid.level_scale)
+        # Of what is not clipped: the lowest level may be the end of the fine grid.
+        inside = (ratio >= ends[:1]) & (ratio <= ends[-1:])
         # NaN has no level.
         number = ops.absolute(u) <= float(2**MAX_NUM_BITS)
-        inside = number & (u >= ops.stop_gradient(levels[:1])) & (u <= ops.stop_gradient(levels[-1:]))
         value = ops.where(number, ops.stop_gradient(level) * constant, ops.stop_gradient(x))
         within = ops.where(inside, x, 0.0)
-        slope = ops.stop_gradient(level - ops.divide(within, constant))
+        slope = ops.stop_gradient(level) - ops.where(inside, ratio, 0.0)
         factor = self.gradient_factor(x, params, ops)
         to_threshold = ops.where(number, slope, 0.0) * arithmetic.scale_gradient(threshold, factor, ops)
         return arithmetic.with_gradient_of(value, within + level * constant + to_threshold, ops)
