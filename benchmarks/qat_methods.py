@@ -107,10 +107,14 @@ def train(task: Task, method: str, bits: str, epochs: int, seed: int) -> float:
     """Accuracy of the frozen model, in percent."""
     config = mct.QuantizationConfig.from_bits(bits)
     weights, activations = method, method
-    if mct.QuantizationMethod.SYMMETRIC not in method_class(method).supports:
-        # LSQ+ is for activations that are not symmetric; its weights are those of LSQ.
-        uniform = dataclasses.replace(config.activations, method=mct.QuantizationMethod.UNIFORM)
-        config, weights = dataclasses.replace(config, activations=uniform), "LSQ"
+    grids = method_class(method).supports
+    if config.weights.method not in grids:
+        # LSQ+ is for uniform grids; its weights are those of LSQ.
+        weights = "LSQ"
+    if config.activations.method not in grids:
+        # Tables have a threshold.
+        symmetric = dataclasses.replace(config.activations, method=mct.QuantizationMethod.SYMMETRIC)
+        config = dataclasses.replace(config, activations=symmetric)
     if QuantizationTarget.Activation not in method_class(method).targets:
         activations = "LSQ"
     steps = epochs * (len(task.images) // task.batch_size)
@@ -189,6 +193,7 @@ def main() -> None:
             print(f"seed {seed} {method} {bits}: {run[f'{method} {bits}']:.2f}", flush=True)
             content = json.dumps({"settings": settings, "versions": versions, "runs": runs}, indent=2) + "\n"
             write_atomically(target, lambda file, content=content: file.write(content.encode()))
+    runs = {seed: dict(sorted(run.items())) for seed, run in runs.items()}
     text = table(runs, options.bits, options.seeds)
     print(text)
     put_into(options.docs, marker, text)

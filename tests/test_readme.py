@@ -101,6 +101,16 @@ def test_examples_of_the_runtime_run_as_printed(tmp_path, monkeypatch):
     assert (tmp_path / "model.keras").exists()
 
 
+@pytest.mark.keras
+def test_examples_of_training_run_as_printed(tmp_path):
+    pytest.importorskip("torch")
+    pytest.importorskip("keras.layers")
+    code = "\n".join(examples_of(README.with_name("docs") / "training.md"))
+    # In a process of its own: training methods and quantizer classes would stay registered in this one.
+    subprocess.run([sys.executable, "-W", "error::UserWarning", "-c", code], check=True, cwd=tmp_path)
+    assert (tmp_path / "network.keras").exists()
+
+
 def test_readme_is_short():
     assert len(README.read_text(encoding="utf-8").splitlines()) < 150
 
