@@ -8,6 +8,9 @@ from typing import Any
 import keras
 
 
+_KERAS_2_ORDER = ("name", "shape", "dtype", "initializer", "regularizer", "trainable", "constraint")
+
+
 class CreatesParameters(keras.layers.Layer):
     """A layer whose `add_weight` understands the words of Keras 2, too."""
 
@@ -18,19 +21,24 @@ class CreatesParameters(keras.layers.Layer):
         become underscores.
 
         Args:
-            *args: `name, shape, dtype, initializer` as in Keras 2, if the first is a string; else as in Keras 3.
+            *args: `name, shape, dtype, initializer, regularizer, trainable, constraint` as in Keras 2, if the first is a
+                string; else as in Keras 3.
             **kwargs: the arguments of `keras.layers.Layer.add_weight`.
 
         Raises:
-            TypeError: an argument is given twice.
+            TypeError: an argument is given twice, or more than these seven in order.
         """
         if args and isinstance(args[0], str):
-            positional = dict(zip(("name", "shape", "dtype", "initializer"), args, strict=False))
+            if len(args) > len(_KERAS_2_ORDER):
+                raise TypeError(f"`add_weight` takes {_KERAS_2_ORDER} in this order. Received: {len(args)} arguments")
+            positional = dict(zip(_KERAS_2_ORDER, args, strict=False))
             if twice := sorted(set(positional) & set(kwargs)):
                 raise TypeError(f"`add_weight` must get each argument once. Received: {twice} twice")
-            args, kwargs = (), {**positional, **kwargs}
+            # None means the default, as in Keras 2.
+            given = {key: value for key, value in positional.items() if value is not None}
+            args, kwargs = (), {**given, **kwargs}
         shape = kwargs.get("shape")
-        if isinstance(shape, int):
+        if isinstance(shape, int) and not isinstance(shape, bool):
             kwargs["shape"] = (shape,)
         elif isinstance(shape, Sequence):
             kwargs["shape"] = tuple(shape)
