@@ -5,6 +5,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -44,7 +45,7 @@ def constant(value: Any, like: Tensor) -> Tensor:
     """See `Ops.constant`."""
     dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
     # A copy: torch warns of NumPy arrays that cannot be written to.
-    return torch.tensor(value, dtype=dtype, device=like.device)
+    return torch.as_tensor(np.array(value), dtype=dtype, device=like.device)
 
 
 def shape(x: Tensor) -> Sequence[int]:

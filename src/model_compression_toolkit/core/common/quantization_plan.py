@@ -52,7 +52,7 @@ class TensorPlan:
         site: the tensor.
         config: how it is quantized; None leaves it in float.
         params: its grid, once calibrated; after training its grid or table, None for a quantizer of the user's own.
-        reason: why it stays in float; empty when it is quantized.
+        reason: why it, or what an export keeps of it, stays in float; empty when it is quantized to integers.
     """
 
     site: TensorSite
@@ -103,7 +103,7 @@ class TensorPlan:
         """
         if not self.is_weight:
             return 0
-        if self.config is None:
+        if self.config is None or self.reason:
             return packed_size(self.num_elements, 32)
         table = 4 * len(self.params.lut_values) if isinstance(self.params, LookupTable) else 0
         return packed_size(self.num_elements, self.config.num_bits) + table

@@ -12,7 +12,7 @@ from model_compression_toolkit.core.common.quantization_plan import Quantization
 
 
 def plan_table(plan: QuantizationPlan, show_all: bool = False) -> Table:
-    """One row for each quantized tensor, in the order of execution; `×C` are C scales, one for each channel.
+    """One row for each quantized tensor, in the order of execution; `×C` are C scales, or thresholds of a table.
 
     Args:
         plan: the plan.
@@ -46,10 +46,10 @@ def _cells(tensor: TensorPlan) -> list[str]:
         return [tensor.name, tensor.site.type, "float", tensor.reason, "", "", size]
     grid = config.method.name.lower().replace("_", " ")
     if params is None:
-        return [tensor.name, tensor.site.type, str(config.num_bits), grid, "no grid", "", size]
+        return [tensor.name, tensor.site.type, str(config.num_bits), grid, tensor.reason or "no grid", "", size]
     if isinstance(params, LookupTable):
         threshold = _span(f"{params.threshold.min():.2g}", f"{params.threshold.max():.2g}")
-        levels = f"table of {len(params.lut_values)}"
+        levels = f"table of {len(params.lut_values)}" + ("" if params.axis is None else f" ×{len(params.threshold)}")
         return [tensor.name, tensor.site.type, str(config.num_bits), levels, f"threshold {threshold}", "", size]
     if params.axis is not None:
         grid += f" ×{len(params.scale)}"

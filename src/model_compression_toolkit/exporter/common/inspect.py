@@ -43,15 +43,16 @@ def plan_metadata(plan: QuantizationPlan) -> dict[str, str]:
     """What every file carries: the plan as JSON, and the version of the package."""
     values = plan.to_dict()
     for tensor in values["tensors"]:
-        if tensor["params"] is not None:
-            tensor["params"]["scale"] = [_short(scale) for scale in tensor["params"]["scale"]]
+        params = tensor["params"] or {}
+        for name in params.keys() & {"scale", "threshold"}:
+            params[name] = [_short(number) for number in params[name]]
     return {PLAN_KEY: json.dumps(values, separators=(",", ":")), VERSION_KEY: __version__}
 
 
-def _short(scale: float) -> float:
+def _short(number: float) -> float:
     """The same float32 number in half as many digits, which are most of a plan's text."""
-    short = float(str(np.float32(scale)))
-    return short if np.float32(short) == np.float32(scale) else scale
+    short = float(str(np.float32(number)))
+    return short if np.float32(short) == np.float32(number) else number
 
 
 def plan_of_metadata(metadata: Mapping[str, str], path: Path) -> QuantizationPlan:

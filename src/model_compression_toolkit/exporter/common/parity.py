@@ -3,8 +3,9 @@
 """The proof that a file computes what the model computes, as a value: integer by integer, in the order of execution."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
 from rich.console import Group
@@ -13,12 +14,25 @@ from rich.text import Text
 
 from mct_quantizers.common.quant_info import QuantizationTarget
 
-__all__ = ["OUTPUT", "ParityReport", "TensorParity", "near_tie_bound"]
+__all__ = ["OUTPUT", "VALUE_TOLERANCE", "Compared", "ParityReport", "TensorParity", "near_tie_bound"]
 
 OUTPUT = "output"
 """Name under which the model's outputs count as a divergence."""
 
 OUTPUT_TOLERANCE = 1e-3
+VALUE_TOLERANCE = 1e-5
+"""By how much, relative to the greatest, values may differ that two engines computed with the same operations."""
+
+
+class Compared(StrEnum):
+    """What of a tensor is compared."""
+
+    INTEGERS = "integers"
+    """The codes on its grid."""
+    INDICES = "indices"
+    """The positions of its levels in the sorted table."""
+    VALUES = "values"
+    """What a quantizer of the user's own made, which has neither."""
 
 
 def near_tie_bound(num_bits: int) -> float:
@@ -38,11 +52,14 @@ class TensorParity:
         name: `layer.tensor`, as in the plan.
         target: weight or activation.
         num_bits: width of the integers.
-        num_elements: integers compared: elements of a weight; all values of an activation over all samples.
-        num_different: how many of them differ.
-        max_steps: greatest difference, in steps.
-        near_tie_excess: how far beyond a tie, in steps, the model's value lies where a code differs; 0 at a tie.
-        grid_differs: whether scale or zero point in the file are not those of the model.
+        num_elements: what was compared: elements of a weight; all values of an activation over all samples.
+        num_different: how many of them differ; of an activation's values those that differ by more than rounding.
+        max_steps: greatest difference of integers or indices.
+        near_tie_excess: how far beyond a tie, in steps, the model's value lies where a code differs; 0 at a tie. For
+            values how far the file's are from what the quantizer gives next to its input, relative to the greatest.
+        grid_differs: whether scale, zero point or table in the file are not those of the model.
+        compared: what was compared.
+        max_difference: greatest difference of values.
     """
 
     name: str
@@ -53,23 +70,30 @@ class TensorParity:
     max_steps: int = 0
     near_tie_excess: float = 0.0
     grid_differs: bool = False
+    compared: Compared = Compared.INTEGERS
+    max_difference: float = 0.0
 
     @property
     def diverges(self) -> bool:
         """Whether the file computes something else here.
 
         Any difference in a weight; in an activation a difference of more than one step, or of one step where the
-        model's value is no tie. One step at a tie comes from the order in which an engine adds floats.
+        model's value is no tie. One step at a tie comes from the order in which an engine adds floats. Levels of a
+        table can lie closer than steps: there the distance to the tie alone counts, in steps of a grid of as many bits.
         """
-        if self.grid_differs or self.max_steps > 1:
+        if self.grid_differs:
             return True
         if self.target is QuantizationTarget.Weights:
             return self.num_different > 0
-        return self.near_tie_excess > near_tie_bound(self.num_bits)
+        if self.compared is Compared.VALUES:
+            return self.near_tie_excess > VALUE_TOLERANCE
+        is_far = self.compared is Compared.INTEGERS and self.max_steps > 1
+        return is_far or self.near_tie_excess > near_tie_bound(self.num_bits)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        return {**dataclasses.asdict(self), "target": self.target.value, "diverges": self.diverges}
+        words = {"target": self.target.value, "compared": self.compared.value}
+        return {**dataclasses.asdict(self), **words, "diverges": self.diverges}
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +115,7 @@ class ParityReport:
         default_session_max_output_difference: the same with the engine as it comes.
         replayed_output_difference: greatest difference of an output given the same integers, relative to the output's
             greatest magnitude: what lies behind the last quantized tensor.
+        not_compared: the quantized tensors that `tensors` leaves out, each with the reason.
     """
 
     tensors: tuple[TensorParity, ...]
@@ -102,6 +127,7 @@ class ParityReport:
     max_output_difference: float = 0.0
     default_session_max_output_difference: float = 0.0
     replayed_output_difference: float = 0.0
+    not_compared: tuple[str, ...] = ()
 
     @property
     def first_divergence(self) -> str | None:
@@ -121,6 +147,7 @@ class ParityReport:
         """Plain values for JSON."""
         numbers = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "tensors"}
         verdict = {"passed": self.passed, "first_divergence": self.first_divergence}
+        numbers["not_compared"] = list(self.not_compared)
         return {**verdict, **numbers, "tensors": [tensor.to_dict() for tensor in self.tensors]}
 
     def render(self) -> Group:
@@ -128,12 +155,15 @@ class ParityReport:
         table = Table("tensor", "kind", title="Parity of file and model", title_justify="left")
         table.columns[0].overflow = "fold"
         for heading in ("bits", "integers", "different", "steps", "past tie"):
-            table.add_column(heading, justify="right")
+            table.add_column(heading, justify="right", no_wrap=True)
         for tensor in self.tensors:
-            numbers = (tensor.num_bits, tensor.num_elements, tensor.num_different, tensor.max_steps)
+            compared = f"{tensor.num_elements:,}"
+            if tensor.compared is not Compared.INTEGERS:
+                compared += f" {tensor.compared.value}"
             excess = f"{tensor.near_tie_excess:.1e}" if tensor.num_different else ""
+            cells = (str(tensor.num_bits), compared, f"{tensor.num_different:,}", _largest([tensor]), excess)
             style = "bold red" if tensor.diverges else "yellow" if tensor.num_different else None
-            table.add_row(Text(tensor.name), tensor.target.value, *(f"{n:,}" for n in numbers), excess, style=style)
+            table.add_row(Text(tensor.name), tensor.target.value, *cells, style=style)
         lines = list(self._summary())
         return Group(table, Text(lines[0], style="bold green" if self.passed else "bold red"), *map(Text, lines[1:]))
 
@@ -146,11 +176,14 @@ class ParityReport:
             "the file computes what the model computes" if self.passed else where
         )
         for word, target in (("weights", QuantizationTarget.Weights), ("activations", QuantizationTarget.Activation)):
-            of_kind = [tensor for tensor in self.tensors if tensor.target is target]
-            if of_kind:
-                different = sum(tensor.num_different for tensor in of_kind)
-                total, steps = sum(t.num_elements for t in of_kind), max(t.max_steps for t in of_kind)
-                yield f"  {len(of_kind)} {word}: {different:,} of {total:,} integers differ, by at most {steps} steps"
+            for compared in Compared:
+                of_kind = [t for t in self.tensors if t.target is target and t.compared is compared]
+                if of_kind:
+                    different, total = sum(t.num_different for t in of_kind), sum(t.num_elements for t in of_kind)
+                    by = "by at most " + _largest(of_kind) + ("" if compared is Compared.VALUES else " steps")
+                    yield f"  {len(of_kind)} {word}: {different:,} of {total:,} {compared.value} differ, {by}"
+        for name in self.not_compared:
+            yield f"  not compared: {name}"
         if self.num_samples:
             yield f"  outputs over {self.num_samples:,} samples, largest difference: {self.max_output_difference:.3g}"
             yield f"    in a session with default optimizations: {self.default_session_max_output_difference:.3g}"
@@ -158,3 +191,10 @@ class ParityReport:
             default = f"{self.default_session_argmax_agreement:.2%} with default optimizations"
             yield f"  same class: {self.argmax_agreement:.2%} of the samples, {default}"
         yield f"  file: {self.file_size:,} bytes; integers of the weights, packed: {self.weight_bytes:,} bytes"
+
+
+def _largest(tensors: Sequence[TensorParity]) -> str:
+    """The largest difference of tensors that were compared alike."""
+    if tensors[0].compared is Compared.VALUES:
+        return f"{max(tensor.max_difference for tensor in tensors):.3g}"
+    return f"{max(tensor.max_steps for tensor in tensors):,}"

@@ -65,7 +65,7 @@ def frozen_plan(model: nn.Module) -> QuantizationPlan:
         if isinstance(params, (QuantParams, LookupTable)):
             tensors.append(dataclasses.replace(tensor, params=params, reason=""))
         else:
-            reason = f"values of {type(quantizer).__name__}, a quantizer of its own without integers"
+            reason = f"float32 values of {type(quantizer).__name__}, a quantizer of its own without integers"
             tensors.append(dataclasses.replace(tensor, params=None, reason=reason))
     if plan.live_batch_norms:
         raise ValueError("`model` still has live batch norms: `finalize` it first.")

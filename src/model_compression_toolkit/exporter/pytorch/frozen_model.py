@@ -33,6 +33,7 @@ from model_compression_toolkit.exporter.common.inspect import (
 )
 from model_compression_toolkit.exporter.pytorch.frozen import (
     frozen_plan,
+    own_quantized,
     params_of,
     weight_from_codes,
     weight_of,
@@ -49,9 +50,9 @@ DTYPES_KEY = "weight_dtypes"
 def save_frozen(model: nn.Module, path: str | Path) -> Path:
     """Write a frozen model to one .safetensors file; `load_frozen` restores it bit by bit.
 
-    A weight of b bits takes b bits for each element, unless a functional operation reads its float values too (in a
-    model that was captured module by module such reads are not seen, and would get the quantized values). What was at
-    `path` before stays whole until the new file is.
+    A weight of b bits takes b bits for each element, on a grid or with a lookup table, unless a functional operation
+    reads its float values too (in a model that was captured module by module such reads are not seen, and would get the
+    quantized values). What was at `path` before stays whole until the new file is.
 
     Args:
         model: a model that `quantize` or `finalize` returned; it is not changed.
@@ -62,12 +63,14 @@ def save_frozen(model: nn.Module, path: str | Path) -> Path:
 
     Raises:
         TypeError: `model` is no `nn.Module`.
-        ValueError: another suffix; a model that is not frozen, or whose state is not all tensors.
+        ValueError: another suffix; a model that is not frozen, that has a quantizer of the user's own without integers,
+            which nothing in a file restores, or whose state is not all tensors.
         OSError: the file cannot be written.
     """
     _check_suffix(path)
     check_writable(path)
     plan = frozen_plan(model)
+    _check_restorable(model, plan)
     packed = packable_weights(model, plan)
     keys = {key for keys in packed.values() for key in keys}
     tensors = {key: plain_tensor(key, value) for key, value in model.state_dict().items() if key not in keys}
@@ -122,6 +125,16 @@ def read_codes(path: Path) -> dict[str, IntArray]:
     weights = plan.quantized(QuantizationTarget.Weights)
     found = {tensor.name: stored.get(tensor.name + CODES_SUFFIX) for tensor in weights}
     return {name: unpack_weight(packed, plan[name]) for name, packed in found.items() if packed is not None}
+
+
+def _check_restorable(model: nn.Module, plan: QuantizationPlan) -> None:
+    for tensor in own_quantized(plan):
+        raise ValueError(
+            f"{tensor.name} is quantized by {type(quantizer_of(model, tensor)).__name__}, a quantizer of its own "
+            "without integers, which a .safetensors file of packed integers cannot restore. Export to .onnx, which "
+            "needs no class, or save with `mct_quantizers.pytorch_save_quantized_model`, whose loader finds the class "
+            "of an inferable quantizer by its name."
+        )
 
 
 def _fill(

@@ -2,19 +2,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Adds constants and nodes to an ONNX graph, and how the values are called that a comparison looks for."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-__all__ = ["CODES", "LEVELS", "VALUES", "add_initializer", "insert_node"]
+__all__ = ["CODES", "VALUES", "add_initializer", "insert_node"]
 
 CODES = "/codes"
 """The name of a tensor of integers, or of indices into a table, ends so."""
-LEVELS = "/levels"
-"""The name of a table ends so."""
 VALUES = "/values"
 """The name of a tensor that a quantizer without integers made ends so."""
 
@@ -33,10 +31,10 @@ def insert_node(
     inputs: Sequence[ir.Value],
     name: str,
     dtype: ir.DataType = ir.DataType.FLOAT,
-    **attributes: int,
+    attributes: Mapping[str, int] | None = None,
 ) -> ir.Value:
     """The output, called `name` and shaped like that of `mark`, of a new node in front of `mark`."""
-    node = ir.node(op_type, inputs, attributes, name=name)
+    node = ir.node(op_type, inputs, attributes or {}, name=name)
     output = node.outputs[0]
     output.name, output.shape, output.dtype = name, mark.outputs[0].shape, dtype
     mark.prepend(node)

@@ -14,15 +14,22 @@ import onnx
 import onnx_ir as ir
 import torch
 from onnx_ir.passes.common import RemoveUnusedNodesPass, RemoveUnusedOpsetsPass
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
-from model_compression_toolkit.core.common.quantization_plan import QuantizationPlan
+from mct_quantizers.common.quant_params import QuantParams
+from model_compression_toolkit.core.common.quantization_plan import QuantizationPlan, TensorPlan
 from model_compression_toolkit.core.pytorch.capture import run_model
 from model_compression_toolkit.core.pytorch.data import Batch
+from model_compression_toolkit.core.pytorch.surgery import quantizer_of, replace_quantizer
 from model_compression_toolkit.exporter.common.inspect import plan_metadata
-from model_compression_toolkit.exporter.pytorch.frozen import float32_copy, frozen_plan, params_of, replace_quantizers
+from model_compression_toolkit.exporter.pytorch.frozen import (
+    float32_copy,
+    frozen_plan,
+    own_quantized,
+    replace_quantizers,
+)
 from model_compression_toolkit.exporter.pytorch.onnx_graph import check_domains, rewrite_marks, separate_biases
-from model_compression_toolkit.exporter.pytorch.onnx_marks import marked, translations
+from model_compression_toolkit.exporter.pytorch.onnx_marks import MarkedQuantizer, marked, translations
 
 __all__ = ["OPSET", "OnnxExport", "export_onnx"]
 
@@ -47,7 +54,10 @@ def export_onnx(model: nn.Module, example: Batch) -> OnnxExport:
     """Export a frozen model to standard ONNX, opset 21, without custom operators.
 
     Weights become INT4, INT8 or INT16 (or unsigned) initializers with the codes of the NumPy reference, activations
-    UINT8 or UINT16. Where a value is NaN, ONNX Runtime gives the lowest code.
+    UINT8 or UINT16. A weight on the levels of a table becomes a UINT4 or UINT8 initializer of indices and the table; an
+    activation on them a search among the boundaries of the levels. Where a value is NaN, ONNX Runtime gives the lowest
+    code or level. What quantizers of the user's own make, which have neither, is told in the notes: of a weight the
+    float32 values, of an activation the operations of the quantizer's call.
 
     Args:
         model: a model that `quantize` or `finalize` returned, on any device, of any floating dtype; it is not changed.
@@ -58,15 +68,18 @@ def export_onnx(model: nn.Module, example: Batch) -> OnnxExport:
         ValueError: the model is not frozen, does not take the example, or cannot be exported.
     """
     plan = frozen_plan(model)
-    copied = replace_quantizers(float32_copy(model, plan), plan.quantized(), marked)
+    own = own_quantized(plan)
+    copied = replace_quantizers(float32_copy(model, plan), (t for t in plan.quantized() if t not in own), marked)
+    for tensor in own:
+        replace_quantizer(copied, tensor, MarkedQuantizer(tensor, quantizer_of(copied, tensor)))
     example = tuple(item.detach().cpu().float() if item.is_floating_point() else item.cpu() for item in example)
     run_model(copied, example)
     names = _input_names(copied, len(example))
-    notes: tuple[str, ...] = ()
+    notes = tuple(map(_note, own))
     exported = _export_dynamic(copied, example, names)
     if exported is None:
         size = example[0].shape[0] if example[0].dim() else 1
-        notes = (f"the batch size is fixed to {size}, because the model works with one size only",)
+        notes = (*notes, f"the batch size is fixed to {size}, because the model works with one size only")
         exported = _export_fixed(copied, example, names)
     return OnnxExport(_finished(exported, plan), notes)
 
@@ -98,11 +111,44 @@ def _export_fixed(model: nn.Module, example: Batch, names: list[str]) -> ir.Mode
     try:
         result: ir.Model = _torch_export(model, example, names, None).model
     except Exception as error:  # the exporter runs the user's code, which may raise anything
+        _check_own_quantizers(model, example)
         raise ValueError(
             "The model cannot be exported to ONNX: its control flow depends on the data, or an operation has no ONNX "
             f"operator. Reason: {_reason(error)}"
         ) from error
     return result
+
+
+def _note(tensor: TensorPlan) -> str:
+    what = "the" if tensor.is_weight else "operations that compute the"
+    return f"{tensor.name} is exported as {what} {tensor.reason}"
+
+
+def _check_own_quantizers(model: nn.Module, example: Batch) -> None:
+    """Export each activation quantizer of the user's own alone.
+
+    Raises:
+        ValueError: one of them cannot be exported.
+    """
+    inputs: dict[MarkedQuantizer, Tensor] = {}
+
+    def keep_input(module: Any, args: tuple[Tensor]) -> None:
+        inputs[module] = args[0].detach().clone()
+
+    own = [module for module in model.modules() if isinstance(module, MarkedQuantizer)]
+    hooks = [module.register_forward_pre_hook(keep_input) for module in own]
+    run_model(model, example)
+    for hook in hooks:
+        hook.remove()
+    for module, x in inputs.items():
+        try:
+            check_domains(_torch_export(module, (x,), ["x"], None).model)
+        except Exception as error:  # as above
+            raise ValueError(
+                f"{module.tensor.name} cannot be exported to ONNX: the call of its quantizer, of class "
+                f"{type(module.quantizer).__name__}, must consist of operations that torch.onnx can export. "
+                f"Reason: {_reason(error)}"
+            ) from error
 
 
 def _torch_export(model: nn.Module, example: Batch, names: list[str], shapes: Any) -> Any:
@@ -122,7 +168,8 @@ def _torch_export(model: nn.Module, example: Batch, names: list[str], shapes: An
 def _finished(model: ir.Model, plan: QuantizationPlan) -> onnx.ModelProto:
     _name_outputs(model.graph)
     rewrite_marks(model.graph, plan)
-    if any(params_of(tensor).num_bits < 8 for tensor in plan.quantized()):
+    grids = [tensor.params for tensor in plan.quantized() if isinstance(tensor.params, QuantParams)]
+    if any(grid.num_bits < 8 for grid in grids):
         separate_biases(model.graph)
     RemoveUnusedNodesPass()(model)  # the float weights, too
     RemoveUnusedOpsetsPass()(model)

@@ -47,6 +47,9 @@ def rewrite_marks(graph: ir.Graph, plan: QuantizationPlan) -> None:
             value = _activation(graph, mark, x, tensor, call)
         output = mark.outputs[0]
         if output.is_graph_output():
+            if tensor.params is None:
+                # What a comparison looks for keeps its name.
+                value = insert_node(mark, "Identity", [value], f"{call}/output")
             value.name = output.name
         ir.convenience.replace_all_uses_with(output, value, replace_graph_outputs=True)
         graph.remove(mark, safe=True)
@@ -105,7 +108,7 @@ def _constant(graph: ir.Graph, mark: ir.Node, x: ir.Value, tensor: TensorPlan) -
         add_initializer(graph, name + CODES, codes.astype(dtype.numpy())),
         *_grid(graph, name, params, params.zero_point, dtype),
     ]
-    return insert_node(mark, "DequantizeLinear", inputs, f"{name}/dequantized", **_axis(params))
+    return insert_node(mark, "DequantizeLinear", inputs, f"{name}/dequantized", attributes=_axis(params))
 
 
 def _activation(graph: ir.Graph, mark: ir.Node, x: ir.Value, tensor: TensorPlan, name: str) -> ir.Value:
@@ -133,8 +136,8 @@ def _on_grid(graph: ir.Graph, mark: ir.Node, x: ir.Value, params: QuantParams, n
         bounds = [add_initializer(graph, f"{name}/{end}", value[0].astype(np.float32)) for end, value in ends]
         x = insert_node(mark, "Clip", [x, *bounds], f"{name}/clipped")
     grid = _grid(graph, name, params, zero_point, dtype)
-    codes = insert_node(mark, "QuantizeLinear", [x, *grid], name + CODES, dtype, **_axis(params))
-    return insert_node(mark, "DequantizeLinear", [codes, *grid], f"{name}/dequantized", **_axis(params))
+    codes = insert_node(mark, "QuantizeLinear", [x, *grid], name + CODES, dtype, _axis(params))
+    return insert_node(mark, "DequantizeLinear", [codes, *grid], f"{name}/dequantized", attributes=_axis(params))
 
 
 def _axis(params: QuantParams) -> dict[str, int]:

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The quantizers-infrastructure authors
 # SPDX-License-Identifier: Apache-2.0
-"""The mark that stands for a quantized tensor while torch exports a model."""
+"""The marks that stand for, or follow, the quantization of a tensor while torch exports a model."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -9,18 +9,20 @@ from typing import Any
 import onnx
 import onnxscript
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from mct_quantizers.common.base_inferable_quantizer import BaseInferableQuantizer
 from model_compression_toolkit.core.common.quantization_plan import TensorPlan
-from model_compression_toolkit.exporter.pytorch.onnx_graph import DOMAIN
+from model_compression_toolkit.exporter.pytorch.onnx_graph import DOMAIN, MARK
+from model_compression_toolkit.exporter.pytorch.own_quantizers import in_inference
 from model_compression_toolkit.exporter.pytorch.replay import use_name
 
-__all__ = ["marked", "translations"]
+__all__ = ["MarkedQuantizer", "marked", "translations"]
 
 
 @torch.library.custom_op(f"{DOMAIN}::quantization_mark", mutates_args=())
 def _mark(x: Tensor, name: str) -> Tensor:
-    """Stands in an exported graph for the quantization of the tensor `name` of the plan; the plan has the grid.
+    """Stands in an exported graph for the quantization of the tensor `name` of the plan, which has the grid or table.
 
     An operator that torch knows nothing of: no exporter folds it or looks into it.
     """
@@ -40,15 +42,33 @@ def marked(x: Tensor, tensor: TensorPlan) -> Tensor:
     return result
 
 
+class MarkedQuantizer(BaseInferableQuantizer, nn.Module):
+    """Marks what a quantizer of the user's own makes, which torch exports as the operations of its call.
+
+    Args:
+        tensor: the tensor that it quantizes.
+        quantizer: the quantizer.
+    """
+
+    def __init__(self, tensor: TensorPlan, quantizer: Any) -> None:
+        super().__init__()
+        self.tensor = tensor
+        self.quantizer = quantizer
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """The quantized `inputs`, marked."""
+        return marked(in_inference(self.quantizer, inputs), self.tensor)
+
+
 def translations() -> dict[Any, Callable[..., Any]]:
     """What torch needs to write marks to ONNX, for one export: it numbers the uses of a tensor as they are executed."""
     uses: Counter[str] = Counter()
     schema = onnx.defs.OpSchema
     mark = onnxscript.values.Op(
         onnxscript.values.Opset(DOMAIN, 1),
-        "Mark",
+        MARK,
         schema(
-            "Mark",
+            MARK,
             DOMAIN,
             1,
             inputs=[schema.FormalParameter("x", "tensor(float)")],

@@ -10,12 +10,15 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import onnxruntime
-from onnx import numpy_helper
+from onnx import TensorProto, numpy_helper
 
 from mct_quantizers.common.arithmetic import broadcast_shape
-from mct_quantizers.common.quant_params import IntArray, QuantParams
+from mct_quantizers.common.lookup_table import LookupTable
+from model_compression_toolkit.core.common.quantization_plan import TensorPlan
 from model_compression_toolkit.core.pytorch.data import Batch
-from model_compression_toolkit.exporter.pytorch.onnx_graph import CODES
+from model_compression_toolkit.exporter.common.sorted_table import sorted_table
+from model_compression_toolkit.exporter.pytorch.graph_editing import CODES, VALUES
+from model_compression_toolkit.exporter.pytorch.onnx_tables import search_constants, table_constants
 
 Array = npt.NDArray[Any]
 
@@ -26,11 +29,12 @@ class Run:
 
     Attributes:
         outputs: the model's outputs.
-        centered: integers less their zero points of every use of a quantized tensor, int32, by name of the use.
+        quantized: what stands for the values of every use of a quantized tensor, by name of the use: on a grid integers
+            less their zero points, int32; of a table indices, int32; for a quantizer of the user's own the values.
     """
 
     outputs: list[Array]
-    centered: dict[str, IntArray]
+    quantized: dict[str, Array]
 
 
 class OnnxFile:
@@ -56,10 +60,14 @@ class OnnxFile:
         shown = onnx.ModelProto()
         shown.CopyFrom(self._model)
         types = {tensor.name: tensor.data_type for tensor in shown.graph.initializer}
-        for node in self.nodes:
+        for node in shown.graph.node:
+            name, data_type = node.output[0], None
             if node.op_type == "QuantizeLinear":
-                info = onnx.helper.make_tensor_value_info(node.output[0], types[node.input[2]], None)
-                shown.graph.output.append(info)
+                data_type = types[node.input[2]]
+            elif name.endswith((CODES, VALUES)):
+                data_type = TensorProto.INT32 if name.endswith(CODES) else TensorProto.FLOAT
+            if data_type is not None:
+                shown.graph.output.append(onnx.helper.make_tensor_value_info(name, data_type, None))
         self._plain = onnxruntime.InferenceSession(shown.SerializeToString(), plain, providers=["CPUExecutionProvider"])
 
     @property
@@ -77,12 +85,15 @@ class OnnxFile:
         """Outputs and integers of a session without optimizations, so with float arithmetic between the quantizers."""
         names = [value.name for value in self._plain.get_outputs()]
         results = dict(zip(names, self._plain.run(None, self._feeds(batch)), strict=True))
-        return Run([results[name] for name in self.output_names], self.centered(results))
+        return Run([results[name] for name in self.output_names], self.quantized(results))
 
-    def centered(self, computed: dict[str, Array]) -> dict[str, IntArray]:
-        """Integers less their zero points of every constant, and of the computed ones that are given."""
+    def quantized(self, computed: dict[str, Array]) -> dict[str, Array]:
+        """What `Run.quantized` holds, of every constant and of the computed values that are given."""
         values = self.constants | computed
-        result = {}
+        result = {name.removesuffix(VALUES): array for name, array in values.items() if name.endswith(VALUES)}
+        for name, array in values.items():
+            if name.endswith(CODES):
+                result[name.removesuffix(CODES)] = array.astype(np.int32)
         for node in self.nodes:
             if node.op_type == "DequantizeLinear" and node.input[0] in values:
                 codes, zero_point = (values[name].astype(np.int32) for name in (node.input[0], node.input[2]))
@@ -90,8 +101,13 @@ class OnnxFile:
                 result[node.input[0].removesuffix(CODES)] = codes - aligned
         return result
 
-    def has_grid(self, use: str, params: QuantParams) -> bool:
-        """Whether scale and zero point of a use of a tensor are those of `params`, activations shifted or not."""
+    def has_params(self, use: str, tensor: TensorPlan) -> bool:
+        """Whether the constants of a use of a tensor are those of its plan; integers of activations may be shifted."""
+        params = tensor.params
+        if isinstance(params, LookupTable):
+            return self._has_table(use, params, len(tensor.site.shape))
+        if params is None:
+            return True
         for node in self.nodes:
             if use + CODES in (*node.input, *node.output):
                 scale, zero_point = (self.constants[name].reshape(-1) for name in node.input[1:3])
@@ -101,6 +117,17 @@ class OnnxFile:
                 if not any(np.array_equal(zero_point.astype(np.int32), expected) for expected in zero_points):
                     return False
         return True
+
+    def _has_table(self, use: str, table: LookupTable, rank: int) -> bool:
+        arrays = sorted_table(table, rank)
+        expected = table_constants(arrays)
+        if use + CODES not in self.constants:
+            expected |= search_constants(arrays)
+        found = {name: self.constants.get(f"{use}/{name}") for name in expected}
+        return all(
+            value is not None and np.array_equal(value.reshape(-1), expected[name].reshape(-1), equal_nan=True)
+            for name, value in found.items()
+        )
 
     def _feeds(self, batch: Batch) -> dict[str, Array]:
         names = [value.name for value in self._default.get_inputs()]

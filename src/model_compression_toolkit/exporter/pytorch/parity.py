@@ -16,14 +16,20 @@ from model_compression_toolkit.core.common.progress import track
 from model_compression_toolkit.core.common.quantization_plan import QuantizationPlan
 from model_compression_toolkit.core.pytorch.capture import run_model
 from model_compression_toolkit.core.pytorch.data import BATCH_SIZE, Batch
+from model_compression_toolkit.core.pytorch.surgery import quantizer_of
 from model_compression_toolkit.exporter.common.parity import ParityReport, TensorParity
 from model_compression_toolkit.exporter.pytorch.frozen import (
     float32_copy,
     frozen_plan,
-    params_of,
+    own_quantized,
     replace_quantizers,
 )
-from model_compression_toolkit.exporter.pytorch.frozen_parity import compare_weight, packed_weight_bytes
+from model_compression_toolkit.exporter.pytorch.frozen_parity import (
+    compare_weight,
+    compared_of,
+    num_bits_of,
+    packed_weight_bytes,
+)
 from model_compression_toolkit.exporter.pytorch.onnx_runs import OnnxFile
 from model_compression_toolkit.exporter.pytorch.replay import OutputComparison, Replay
 
@@ -49,7 +55,7 @@ def compare_onnx(model: nn.Module, path: Path, batches: Iterable[Batch]) -> Pari
     file = OnnxFile(path)
     file.open_sessions()
     free = float32_copy(model, plan)
-    replay = Replay()
+    replay = Replay({tensor.name: quantizer_of(free, tensor) for tensor in own_quantized(plan)})
     replayed = replace_quantizers(
         float32_copy(model, plan), plan.quantized(QuantizationTarget.Activation), replay.quantize
     )
@@ -61,10 +67,13 @@ def compare_onnx(model: nn.Module, path: Path, batches: Iterable[Batch]) -> Pari
         expected = _tensors(run_model(free, batch))
         plain.compare(run.outputs, expected, count)
         default.compare(file.run_default(batch), expected, count)
-        replay.start(run.centered)
+        replay.start(run.quantized)
         forced.compare(run.outputs, _tensors(run_model(replayed, batch)), count)
+    tensors = tuple(_tensors_of(model, plan, file, replay))
+    found = {tensor.name for tensor in tensors}
+    absent = [tensor.name for tensor in plan.quantized() if tensor.name not in found]
     return ParityReport(
-        tensors=tuple(_tensors_of(model, plan, file, replay)),
+        tensors=tensors,
         num_samples=num_samples,
         file_size=path.stat().st_size,
         weight_bytes=packed_weight_bytes(plan),
@@ -73,27 +82,29 @@ def compare_onnx(model: nn.Module, path: Path, batches: Iterable[Batch]) -> Pari
         max_output_difference=plain.largest,
         default_session_max_output_difference=default.largest,
         replayed_output_difference=forced.relative,
+        not_compared=tuple(f"{name}, on which nothing in the file depends" for name in absent),
     )
 
 
 def _tensors_of(model: nn.Module, plan: QuantizationPlan, file: OnnxFile, replay: Replay) -> Iterator[TensorParity]:
-    constants = file.centered({})
+    constants = file.quantized({})
     for tensor in plan.quantized():
-        params = params_of(tensor)
         if tensor.is_weight and tensor.name in constants:
-            differs = not file.has_grid(tensor.name, params)
+            differs = not file.has_params(tensor.name, tensor)
             yield compare_weight(model, tensor, constants[tensor.name], differs)
         elif tensor.name in replay.tallies:
             tally = replay.tallies[tensor.name]
             yield TensorParity(
                 name=tensor.name,
                 target=tensor.site.target,
-                num_bits=params.num_bits,
-                num_elements=tally.num_elements,
-                num_different=tally.num_different,
-                max_steps=tally.max_steps,
-                near_tie_excess=tally.excess,
-                grid_differs=not all(file.has_grid(use, params) for use in tally.uses),
+                num_bits=num_bits_of(tensor),
+                num_elements=tally.total.num_elements,
+                num_different=tally.total.num_different,
+                max_steps=tally.total.max_steps,
+                near_tie_excess=tally.total.excess,
+                grid_differs=not all(file.has_params(use, tensor) for use in tally.uses),
+                compared=compared_of(tensor),
+                max_difference=tally.total.max_difference,
             )
 
 

@@ -3,6 +3,7 @@
 """What a comparison of a file and its model collects over many batches: integers of activations, and outputs."""
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,11 +12,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from mct_quantizers.common import arithmetic
-from mct_quantizers.common.quant_params import IntArray, QuantParams
-from mct_quantizers.pytorch import ops as torch_ops
 from model_compression_toolkit.core.common.quantization_plan import TensorPlan
-from model_compression_toolkit.exporter.pytorch.frozen import params_of
+from model_compression_toolkit.exporter.pytorch.tensor_comparison import (
+    Difference,
+    compare_activation,
+    quantized_by,
+    values_in_file,
+)
 
 Array = npt.NDArray[Any]
 
@@ -30,63 +33,55 @@ class Tally:
     """What was seen of an activation so far.
 
     Attributes:
-        num_elements: integers compared.
-        num_different: how many differed.
-        max_steps: greatest difference.
-        excess: how far beyond a tie the model's value lay where integers differed, in steps.
+        total: the differences of all its uses in all batches.
         uses: names of the uses of the quantizer.
     """
 
-    num_elements: int = 0
-    num_different: int = 0
-    max_steps: int = 0
-    excess: float = 0.0
+    total: Difference = field(default_factory=lambda: Difference(0))
     uses: set[str] = field(default_factory=set)
 
-    def compare(self, x: Tensor, centered: Tensor, params: QuantParams) -> None:
-        """Take in a batch: the model's values and the file's integers less their zero points, as floats."""
-        low, high = params.quant_min - int(params.zero_point[0]), params.quant_max - int(params.zero_point[0])
-        position = x / torch.tensor(params.scale, dtype=torch.float32)
-        # NaN has no code in the file: as far away as can be.
-        steps = (position.round().clamp(low, high) - centered).abs().nan_to_num(nan=float(high - low))
-        different = steps > 0
-        self.num_elements += steps.numel()
-        if different.any():
-            distance = (position.clamp(low, high) - centered).abs().nan_to_num(nan=float(high - low))
-            self.num_different += int(different.sum())
-            self.max_steps = max(self.max_steps, int(steps.max()))
-            self.excess = max(self.excess, float(distance[different].max()) - 0.5)
+    def add(self, use: str, difference: Difference) -> None:
+        """Take in a use in a batch."""
+        self.uses.add(use)
+        self.total = Difference(
+            self.total.num_elements + difference.num_elements,
+            self.total.num_different + difference.num_different,
+            max(self.total.max_steps, difference.max_steps),
+            max(self.total.excess, difference.excess),
+            max(self.total.max_difference, difference.max_difference),
+        )
 
 
 class Replay:
-    """Quantizes to the integers of a run of the file instead of its own, and counts where its own differ.
+    """Quantizes to what a run of the file has instead of to its own integers, and counts where its own differ.
+
+    Args:
+        own: the activation quantizers of the user's own that have neither grid nor table, by name of the tensor.
 
     Attributes:
         tallies: what was seen, by name of the tensor.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, own: Mapping[str, Any]) -> None:
         self.tallies: dict[str, Tally] = {}
+        self._own = own
 
-    def start(self, centered: dict[str, IntArray]) -> None:
-        """Replay a run from now on: its integers less their zero points, by name of the use."""
-        self._centered = centered
+    def start(self, quantized: dict[str, Array]) -> None:
+        """Replay a run from now on: its `Run.quantized`."""
+        self._quantized = quantized
         self._calls: Counter[str] = Counter()
 
     def quantize(self, x: Tensor, tensor: TensorPlan) -> Tensor:
-        """The value of the file's integers for this use of `tensor`, compared with those of `x`."""
-        params = params_of(tensor)
+        """The file's value for this use of `tensor`, compared with that of `x`."""
+        own = self._own.get(tensor.name)
         self._calls[tensor.name] += 1
         use = use_name(tensor.name, self._calls[tensor.name])
-        if use not in self._centered:
+        if use not in self._quantized:
             # The export has found that nothing depends on this value.
-            result: Tensor = arithmetic.fake_quantize(x, params, torch_ops)
-            return result
-        theirs = torch.from_numpy(self._centered[use]).float()
-        tally = self.tallies.setdefault(tensor.name, Tally())
-        tally.uses.add(use)
-        tally.compare(x, theirs, params)
-        return theirs * torch.tensor(params.scale, dtype=torch.float32)
+            return quantized_by(x, tensor, own)
+        theirs = torch.from_numpy(self._quantized[use])
+        self.tallies.setdefault(tensor.name, Tally()).add(use, compare_activation(x, theirs, tensor, own))
+        return values_in_file(theirs, tensor)
 
 
 class OutputComparison:

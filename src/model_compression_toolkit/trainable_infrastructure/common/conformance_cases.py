@@ -303,7 +303,9 @@ def _shape(channels: int, axis: int | None, rank: int, channels_first: bool) -> 
 def _values(
     low: Array, high: Array, num_bits: int | None, grid: Any, signed: bool, shape: tuple[int, ...], axis: int | None
 ) -> Array:
-    count = math.prod(shape) // (1 if axis is None else shape[axis])
+    if axis is None:
+        low, high = np.min(low, keepdims=True), np.max(high, keepdims=True)
+    count = math.prod(shape) // low.size
     table = []
     for bottom, top in zip(low, high, strict=True):
         chosen = np.array([0.0, bottom, top])

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The configuration of a trainable quantizer, from the plan of the tensor that it trains."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,11 @@ from model_compression_toolkit.trainable_infrastructure.common.trainable_quantiz
     TrainableQuantizerWeightsConfig,
 )
 
-__all__ = ["get_trainable_quantizer_activation_config", "get_trainable_quantizer_weights_config"]
+__all__ = [
+    "get_trainable_quantizer_activation_config",
+    "get_trainable_quantizer_quantization_candidates",
+    "get_trainable_quantizer_weights_config",
+]
 
 
 def get_trainable_quantizer_weights_config(
@@ -77,6 +81,43 @@ def get_trainable_quantizer_activation_config(
         activation_quantization_candidates=activation_quantization_candidates,
         min_threshold=_smallest(params),
     )
+
+
+def get_trainable_quantizer_quantization_candidates(
+    n: TensorPlan | Iterable[TensorPlan], attr: str | None = None
+) -> tuple[list[TrainableQuantizerCandidateConfig], list[TrainableQuantizerCandidateConfig]]:
+    """The quantizations among which mixed precision chooses, those of the weight and those of the activation.
+
+    Args:
+        n: the calibrated plan of a tensor, or several: the alternatives for the tensors of one layer.
+        attr: name of the weight; other weights do not count.
+
+    Raises:
+        ValueError: a tensor is not quantized or not calibrated, or the alternatives of a tensor are on several grids.
+    """
+    weights: list[TrainableQuantizerCandidateConfig] = []
+    activations: list[TrainableQuantizerCandidateConfig] = []
+    methods: dict[bool, set[QuantizationMethod]] = {True: set(), False: set()}
+    for plan in [n] if isinstance(n, TensorPlan) else n:
+        if plan.is_weight and attr not in (None, plan.site.tensor):
+            continue
+        methods[plan.is_weight].add(plan.calibrated()[0].method)
+        if plan.is_weight:
+            weight = get_trainable_quantizer_weights_config(plan)
+            weights.append(TrainableQuantizerCandidateConfig(weight.weights_n_bits, weight.weights_quantization_params))
+        else:
+            activation = get_trainable_quantizer_activation_config(plan)
+            activations.append(
+                TrainableQuantizerCandidateConfig(
+                    activation.activation_n_bits, activation.activation_quantization_params
+                )
+            )
+    for found in methods.values():
+        if len(found) > 1:
+            raise ValueError(
+                f"The alternatives of a tensor must be on one grid. Received: {sorted(method.name for method in found)}"
+            )
+    return weights, activations
 
 
 def _ends(params: QuantParams, method: QuantizationMethod, shape: tuple[int, ...]) -> dict[str, Any]:

@@ -25,6 +25,8 @@ class APoT(TableMethod, name="APOT", supports=TABLE_GRIDS):
     normalized; an odd number of bits has one set of a single power.
     """
 
+    _levels: FloatArray
+
     def parameters(self, params: QuantParams, x_shape: Sequence[int] | None) -> dict[str, Learned]:
         """See `Method.parameters`.
 
@@ -34,17 +36,17 @@ class APoT(TableMethod, name="APOT", supports=TABLE_GRIDS):
         state = super().parameters(params, x_shape)
         if params.num_bits - params.signed < 1:
             raise ValueError(f"{self.name} trains tables of at least 2 bits with sign. Received: 1 bit")
-        # The threshold at which the largest level is the largest value of the calibrated grid.
         grid = self.fine_grid(params)
-        largest = additive_levels(params.num_bits, params.signed, grid.high)[-1] / grid.level_scale
-        threshold = params.quant_max * params.scale / largest
+        self._levels = additive_levels(params.num_bits, params.signed, grid.high)
+        # The threshold at which the largest level is the largest value of the calibrated grid.
+        threshold = params.quant_max * params.scale / (self._levels[-1] / grid.level_scale)
         scale = threshold / 2.0 ** (params.num_bits - params.signed)
         return {**state, "scale": Learned(scale.astype(np.float32))}
 
     def levels(self, learned: Mapping[str, Tensor], params: QuantParams, ops: Ops) -> Tensor:
         """See `TableMethod.levels`."""
-        grid = self.fine_grid(params)
-        return ops.constant(additive_levels(params.num_bits, params.signed, grid.high), learned["scale"])
+        del params
+        return ops.constant(self._levels, learned["scale"])
 
 
 def additive_levels(num_bits: int, signed: bool, largest: int) -> FloatArray:

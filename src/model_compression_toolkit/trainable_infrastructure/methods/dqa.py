@@ -45,11 +45,13 @@ class DQA(Method, name="DQA", supports=GRIDS):
         self.temperature = checked_number("temperature", temperature, low=0.0)
         self.steps = checked_count("steps", steps)
         self.penalty = checked_number("penalty", penalty, low=0.0)
+        self._grids: list[QuantParams] = []
 
     def parameters(self, params: QuantParams, x_shape: Sequence[int] | None) -> dict[str, Learned]:
         """See `Method.parameters`."""
         del x_shape
-        attention = np.array([4.0, 2.0, 1.0])[: len(bit_widths(params))] / 7.0
+        self._grids = [self.grid_at(num_bits, params) for num_bits in bit_widths(params)]
+        attention = np.array([4.0, 2.0, 1.0])[: len(self._grids)] / 7.0
         return {
             **self.grid(params, trainable=False),
             "attention": Learned(attention.astype(np.float32), per_scale=False),
@@ -61,8 +63,7 @@ class DQA(Method, name="DQA", supports=GRIDS):
         shares = self.shares(learned, ops)
         scale = self.effective_scale(learned["scale"], ops)
         result = None
-        for index, num_bits in enumerate(bit_widths(params)):
-            grid = self.grid_at(num_bits, params)
+        for index, grid in enumerate(self._grids):
             finer = scale * float(grid.scale[0] / params.scale[0])
             zero_point = None if "zero_point" not in learned else self.aligned(grid.zero_point, x, params, ops)
             part = ops.fake_quantize_learned(x, finer, zero_point, grid.quant_min, grid.quant_max, 1.0)

@@ -19,8 +19,8 @@ from mct_quantizers.common.ops import Ops, Tensor
 from mct_quantizers.common.quant_info import QuantizationMethod, QuantizationTarget
 from mct_quantizers.common.quant_params import QuantParams
 
-# Keeps a learned scale a normal float32 number, far below any scale that occurs.
-SMALLEST_SCALE = 2.0**-100
+# Keeps a learned scale, and its square in a derivative, a normal float32 number, far below any scale that occurs.
+SMALLEST_SCALE = 2.0**-60
 
 GRIDS = frozenset({QuantizationMethod.POWER_OF_TWO, QuantizationMethod.SYMMETRIC, QuantizationMethod.UNIFORM})
 """The grids of integers."""

@@ -19,6 +19,17 @@ from model_compression_toolkit.trainable_infrastructure.pytorch.base_pytorch_qua
 __all__ = ["PytorchMethodQuantizer"]
 
 
+@torch.library.custom_op("model_compression_toolkit::kept_copy", mutates_args=())
+def _kept_copy(x: Tensor) -> Tensor:
+    """A copy that the backward pass of a compiled step cannot compute anew, as it may a clone: `x` has moved by then."""
+    return x.clone()
+
+
+@_kept_copy.register_fake
+def _(x: Tensor) -> Tensor:
+    return torch.empty_like(x)
+
+
 class PytorchMethodQuantizer(MethodQuantizer, BasePytorchTrainableQuantizer):
     """A quantizer that a `Method` trains; its state is parameters and buffers of its own, never 0-dim."""
 
@@ -53,7 +64,7 @@ class PytorchMethodQuantizer(MethodQuantizer, BasePytorchTrainableQuantizer):
         return self._description()
 
     def _kept(self, learned: Mapping[str, Tensor], moved: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {key: learned[key].clone() for key in moved}
+        return {key: _kept_copy(learned[key]) for key in moved}
 
     def _new_variable(self, key: str, learned: Learned, trainable: bool, prefix: str | None, layer: Any) -> Tensor:
         tensor = torch.tensor(learned.value)
