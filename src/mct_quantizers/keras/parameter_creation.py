@@ -7,7 +7,6 @@ from typing import Any
 
 import keras
 
-
 _KERAS_2_ORDER = ("name", "shape", "dtype", "initializer", "regularizer", "trainable", "constraint")
 
 
@@ -21,8 +20,8 @@ class CreatesParameters(keras.layers.Layer):
         become underscores.
 
         Args:
-            *args: `name, shape, dtype, initializer, regularizer, trainable, constraint` as in Keras 2, if the first is a
-                string; else as in Keras 3.
+            *args: if the first is a string `name, shape, dtype, initializer, regularizer, trainable, constraint`, as in
+                Keras 2; else as in Keras 3.
             **kwargs: the arguments of `keras.layers.Layer.add_weight`.
 
         Raises:

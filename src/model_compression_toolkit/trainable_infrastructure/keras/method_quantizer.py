@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Binds the training methods to Keras: one quantizer class for all, weights and activations."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -49,6 +49,26 @@ class KerasMethodQuantizer(MethodQuantizer, BaseKerasTrainableQuantizer):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._description()})"
+
+    def initialize_quantization(
+        self, tensor_shape: Sequence[int] | None, name: str | None, layer: Any
+    ) -> dict[str, Any]:
+        """Make the state, once, as variables of `layer`.
+
+        Args:
+            tensor_shape: shape of a weight.
+            name: prefix for the names of the variables.
+            layer: the wrapper or holder; None makes variables that no layer knows.
+
+        Raises:
+            ValueError: the state belongs to another layer.
+        """
+        if self._layer is not None and self._layer is not layer:
+            raise ValueError(
+                f"{self!r} has its variables on the layer {self._layer.name!r}, which trains and saves them: give the "
+                f"layer {getattr(layer, 'name', layer)!r} a quantizer of its own."
+            )
+        return super().initialize_quantization(tensor_shape, name, layer)
 
     def get_config(self) -> dict[str, Any]:
         """Constructor arguments as plain values."""

@@ -21,7 +21,7 @@ __all__ = ["PytorchMethodQuantizer"]
 
 @torch.library.custom_op("model_compression_toolkit::kept_copy", mutates_args=())
 def _kept_copy(x: Tensor) -> Tensor:
-    """A copy that the backward pass of a compiled step cannot compute anew, as it may a clone: `x` has moved by then."""
+    """A copy that a compiled backward pass cannot make anew, as it may a clone: `x` has moved by then."""
     return x.clone()
 
 
