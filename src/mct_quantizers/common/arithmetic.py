@@ -168,8 +168,7 @@ def round_ste(x: Tensor, ops: Ops) -> Tensor:
 
 def scale_gradient(x: Tensor, factor: float, ops: Ops) -> Tensor:
     """`x`, its gradient multiplied by `factor` (Esser et al. 2020, arXiv:1902.08153, appendix A)."""
-    scaled = x * factor
-    return ops.stop_gradient(x - scaled) + scaled
+    return with_gradient_of(x, x * factor, ops)
 
 
 def with_gradient_of(value: Tensor, surrogate: Tensor, ops: Ops) -> Tensor:

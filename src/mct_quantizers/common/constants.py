@@ -25,6 +25,7 @@ ONNXRUNTIME = "onnxruntime"
 ONNXRUNTIME_EXTENSIONS = "onnxruntime_extensions"
 FOUND_TF = _is_installed(TENSORFLOW)
 FOUND_TORCH = _is_installed(TORCH)
+FOUND_KERAS = _is_installed("keras")
 FOUND_ONNX = _is_installed(ONNX)
 FOUND_ONNXRUNTIME = _is_installed(ONNXRUNTIME)
 FOUND_ONNXRUNTIME_EXTENSIONS = _is_installed(ONNXRUNTIME_EXTENSIONS)

@@ -195,7 +195,8 @@ def scale_gradient_by_error(x: Tensor, error: Tensor, factor: float) -> Tensor:
 
         return keras.ops.multiply(x, 1), gradient
 
-    return identity(x, error)
+    # TensorFlow's own gradients refuse a variable; the product is a tensor.
+    return identity(keras.ops.multiply(x, 1), error)
 
 
 def stop_gradient(x: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from mct_quantizers import (
     constants,
     mark_quantizer,
 )
+from mct_quantizers.common.constants import FOUND_KERAS, FOUND_TORCH
 from model_compression_toolkit.trainable_infrastructure import (
     BaseTrainableQuantizer,
     TrainableQuantizerActivationConfig,
@@ -112,5 +113,9 @@ _LAZY = {
     "keras_load_quantized_model": f"{_TRAINABLE}.keras.load_model",
     "pytorch_inferable_quantizers": "mct_quantizers.pytorch.quantizers:",
 }
+
+# What is not installed is left out of `from … import *`, which would stop there.
+_FOUND = {".keras": FOUND_KERAS, ".pytorch": FOUND_TORCH}
+__all__ = [name for name in __all__ if all(found or wing not in _LAZY.get(name, "") for wing, found in _FOUND.items())]
 
 __getattr__, __dir__ = _lazy.attach(__name__, _LAZY, __all__)

@@ -35,13 +35,13 @@ class Compared(StrEnum):
     """What a quantizer of the user's own made, which has neither."""
 
 
-def near_tie_bound(num_bits: int) -> float:
+def near_tie_bound(num_bits: int, compared: Compared = Compared.INTEGERS) -> float:
     """How far, in steps, a value may lie from a tie for its rounding to be left to the order of a float sum.
 
     A float32 sum is good to some 2**-19 of the range; in steps of a range of 2**num_bits that is 2**(num_bits - 19).
-    The bound is 64 times as much, and not below that of 8 bits.
+    The bound is 64 times as much, and not below that of 8 bits, unless a table may have levels closer than steps.
     """
-    return float(2.0 ** (max(num_bits, 8) - 13))
+    return float(2.0 ** ((num_bits if compared is Compared.INDICES else max(num_bits, 8)) - 13))
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,7 @@ class TensorParity:
         if self.compared is Compared.VALUES:
             return self.near_tie_excess > VALUE_TOLERANCE
         is_far = self.compared is Compared.INTEGERS and self.max_steps > 1
-        return is_far or self.near_tie_excess > near_tie_bound(self.num_bits)
+        return is_far or self.near_tie_excess > near_tie_bound(self.num_bits, self.compared)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""

@@ -80,8 +80,12 @@ def export_onnx(model: nn.Module, example: Batch) -> OnnxExport:
     if exported is None:
         size = example[0].shape[0] if example[0].dim() else 1
         notes = (*notes, f"the batch size is fixed to {size}, because the model works with one size only")
-        exported = _export_fixed(copied, example, names)
-    return OnnxExport(_finished(exported, plan), notes)
+        exported = _export_fixed(copied, example, names, plan)
+    try:
+        return OnnxExport(_finished(exported, plan), notes)
+    except ValueError:
+        _check_own_quantizers(copied, example, plan)
+        raise
 
 
 def _export_dynamic(model: nn.Module, example: Batch, names: list[str]) -> ir.Model | None:
@@ -107,11 +111,11 @@ def _export_dynamic(model: nn.Module, example: Batch, names: list[str]) -> ir.Mo
     return result
 
 
-def _export_fixed(model: nn.Module, example: Batch, names: list[str]) -> ir.Model:
+def _export_fixed(model: nn.Module, example: Batch, names: list[str], plan: QuantizationPlan) -> ir.Model:
     try:
         result: ir.Model = _torch_export(model, example, names, None).model
     except Exception as error:  # the exporter runs the user's code, which may raise anything
-        _check_own_quantizers(model, example)
+        _check_own_quantizers(model, example, plan)
         raise ValueError(
             "The model cannot be exported to ONNX: its control flow depends on the data, or an operation has no ONNX "
             f"operator. Reason: {_reason(error)}"
@@ -124,7 +128,7 @@ def _note(tensor: TensorPlan) -> str:
     return f"{tensor.name} is exported as {what} {tensor.reason}"
 
 
-def _check_own_quantizers(model: nn.Module, example: Batch) -> None:
+def _check_own_quantizers(model: nn.Module, example: Batch, plan: QuantizationPlan) -> None:
     """Export each activation quantizer of the user's own alone.
 
     Raises:
@@ -142,7 +146,9 @@ def _check_own_quantizers(model: nn.Module, example: Batch) -> None:
         hook.remove()
     for module, x in inputs.items():
         try:
-            check_domains(_torch_export(module, (x,), ["x"], None).model)
+            alone = _torch_export(module, (x,), ["x"], None).model
+            rewrite_marks(alone.graph, plan)
+            check_domains(alone)
         except Exception as error:  # as above
             raise ValueError(
                 f"{module.tensor.name} cannot be exported to ONNX: the call of its quantizer, of class "

@@ -37,6 +37,7 @@ ELEMENTS = 1024
 _MOST_TIES = 64
 _LUT = (QuantizationMethod.LUT_POT_QUANTIZER, QuantizationMethod.LUT_SYM_QUANTIZER)
 _POWERS = (QuantizationMethod.POWER_OF_TWO, QuantizationMethod.LUT_POT_QUANTIZER)
+_GRIDS = (QuantizationMethod.SYMMETRIC, QuantizationMethod.POWER_OF_TWO, QuantizationMethod.UNIFORM)
 _SETTINGS = ((4, False), (8, True), (2, True))
 """Widths, and whether weights are quantized per channel."""
 
@@ -107,6 +108,7 @@ def inferable_cases(cls: type, arguments: Mapping[str, Any], channels_first: boo
     found: list[tuple[QuantizationMethod | None, dict[str, Any]]] = []
     for grid in grids:
         for made in _made_arguments(cls, grid, arguments, channels_first):
+            # Several are the same where the arguments that are given leave nothing open.
             if (grid, made) not in found:
                 found.append((grid, made))
     return [_inferable_case(cls, grid, made, channels_first) for grid, made in found]
@@ -114,15 +116,21 @@ def inferable_cases(cls: type, arguments: Mapping[str, Any], channels_first: boo
 
 def _made_configs(cls: type, channels_first: bool) -> Iterator[tuple[str, TrainableQuantizerConfig]]:
     target = getattr(cls, "quantization_target", None)
-    grids = getattr(cls, "quantization_method", None)
+    marked: Sequence[QuantizationMethod] = getattr(cls, "quantization_method", None) or ()
     # The constructor of a class without marks tells target and grids: all are tried, and one must do.
-    is_marked = target is not None and grids is not None
-    for grid in grids if is_marked else (QuantizationMethod.SYMMETRIC, QuantizationMethod.UNIFORM, *_POWERS[:1]):
-        for num_bits, per_channel in _SETTINGS:
-            if not is_marked or target is QuantizationTarget.Weights:
-                yield grid.name if is_marked else "", _weights_config(grid, num_bits, per_channel, channels_first)
-            if not is_marked or target is QuantizationTarget.Activation:
-                yield grid.name if is_marked else "", _activation_config(grid, num_bits)
+    targets = [target] if target is not None and marked else list(QuantizationTarget)
+    for grid in marked or _GRIDS:
+        group = grid.name if marked else ""
+        for num_bits, per_channel in _settings(grid, marked):
+            if QuantizationTarget.Weights in targets:
+                yield group, _weights_config(grid, num_bits, per_channel, channels_first)
+            if QuantizationTarget.Activation in targets:
+                yield group, _activation_config(grid, num_bits)
+
+
+def _settings(grid: QuantizationMethod | None, grids: Sequence[QuantizationMethod]) -> Sequence[tuple[int, bool]]:
+    """All settings; of powers of two next to other grids one, because they share what depends on the width."""
+    return _SETTINGS[:1] if grid in _POWERS and len(grids) > 1 else _SETTINGS
 
 
 def _weights_config(
@@ -177,12 +185,13 @@ def _trainable_case(
     cls: type, group: str, config: TrainableQuantizerConfig, arguments: Mapping[str, Any], channels_first: bool
 ) -> Case:
     is_weight = isinstance(config, TrainableQuantizerWeightsConfig)
-    grid, axis, rank = method_of(config), None, 2
+    grid, rank = method_of(config), 2
+    axis: int | None = None
     if isinstance(config, TrainableQuantizerWeightsConfig):
         num_bits, parameters, signed = config.weights_n_bits, config.weights_quantization_params, True
         if config.weights_per_channel_threshold:
-            axis = config.weights_channels_axis
-            axis = axis[0] if isinstance(axis, Sequence) else axis
+            axes = config.weights_channels_axis
+            axis = axes[0] if isinstance(axes, Sequence) else axes
             given = max((np.ndim(value) for value in parameters.values()), default=0)
             rank = given if given > 1 else _rank_for(axis)
     else:

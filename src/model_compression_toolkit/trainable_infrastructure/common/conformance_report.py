@@ -4,7 +4,7 @@
 
 import textwrap
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 from typing import Any
 
 __all__ = ["CheckResult", "CheckStatus", "ConformanceReport"]
@@ -12,7 +12,7 @@ __all__ = ["CheckResult", "CheckStatus", "ConformanceReport"]
 _WIDTH_OF_EXPECTED, _WIDTH_OF_DETAIL = 46, 66
 
 
-class CheckStatus(str, Enum):
+class CheckStatus(StrEnum):
     """How a check ended."""
 
     PASSED = "passed"

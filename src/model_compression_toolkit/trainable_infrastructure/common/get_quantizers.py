@@ -54,4 +54,4 @@ def _target(cls: type) -> Any:
 def _warn_of_former(cls: type, base: type) -> None:
     name = (cls.__module__, cls.__qualname__)
     if sum((other.__module__, other.__qualname__) == name for other in get_all_subclasses(base)) > 1:
-        warnings.warn(f"{cls.__name__} is defined more than once; the last definition counts.", stacklevel=4)
+        warnings.warn(f"{cls.__name__} is defined more than once; the last definition counts.", stacklevel=3)

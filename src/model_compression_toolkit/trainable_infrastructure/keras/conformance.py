@@ -44,7 +44,7 @@ def check_class(
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
-class GivesItsWeight(keras.layers.Layer):
+class GivesItsWeight(keras.layers.Layer):  # type: ignore[misc]  # Keras has no types
     """A layer whose result is its weight, whatever the input: a wrapper around it gives the quantized weight.
 
     Args:
@@ -76,11 +76,13 @@ class KerasWing:
 
     name = f"Keras ({_BACKEND})"
     channels_first = False
-    inferable_base = BaseKerasInferableQuantizer
+    inferable_base: type = BaseKerasInferableQuantizer
     compile_equals = {
         "tensorflow": "tf.function equals eager",
         "jax": "jax.jit equals eager",
     }.get(_BACKEND, "model.predict equals a call")
+    # On torch Keras trains without compiling.
+    compiles_training = _BACKEND != "torch"
 
     def carry(self, quantizer: Any, values: Array, is_weight: bool) -> Any:
         """See `Wing.carry`."""

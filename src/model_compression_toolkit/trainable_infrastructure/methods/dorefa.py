@@ -35,9 +35,9 @@ class DoReFa(Method, name="DOREFA", supports=GRIDS):
 
     def frozen_weight(self, x: Tensor, learned: Mapping[str, Tensor], params: QuantParams, ops: Ops) -> Tensor:
         """See `Method.frozen_weight`."""
-        del learned
+        scale, zero_point = self.effective_scale(learned["scale"], ops), learned.get("zero_point", 0.0)
+        below, above = zero_point - params.quant_min, params.quant_max - zero_point
+        steps = max(below, above) if isinstance(zero_point, float) else ops.where(below > above, below, above)
         squeezed = ops.tanh(x)
         largest = ops.largest(ops.absolute(ops.stop_gradient(squeezed)), params.axis)
-        ends = np.maximum(np.abs(params.min_range), np.abs(params.max_range)).astype(np.float32)
-        factor = ops.divide(self.aligned(ends, x, params, ops), ops.maximum(largest, _TINY))
-        return squeezed * factor
+        return squeezed * ops.divide(steps * scale, ops.maximum(largest, _TINY))

@@ -10,7 +10,7 @@ import numpy as np
 from mct_quantizers.common.constants import MAX_NUM_BITS
 from mct_quantizers.common.ops import Ops, Tensor
 from mct_quantizers.common.quant_info import QuantizationMethod
-from mct_quantizers.common.quant_params import QuantParams, from_range, from_threshold
+from mct_quantizers.common.quant_params import QuantParams, integer_range
 from model_compression_toolkit.trainable_infrastructure.methods.method import (
     GRIDS,
     Learned,
@@ -45,13 +45,11 @@ class DQA(Method, name="DQA", supports=GRIDS):
         self.temperature = checked_number("temperature", temperature, low=0.0)
         self.steps = checked_count("steps", steps)
         self.penalty = checked_number("penalty", penalty, low=0.0)
-        self._grids: list[QuantParams] = []
 
     def parameters(self, params: QuantParams, x_shape: Sequence[int] | None) -> dict[str, Learned]:
         """See `Method.parameters`."""
         del x_shape
-        self._grids = [self.grid_at(num_bits, params) for num_bits in bit_widths(params)]
-        attention = np.array([4.0, 2.0, 1.0])[: len(self._grids)] / 7.0
+        attention = np.array([4.0, 2.0, 1.0])[: len(bit_widths(params))] / 7.0
         return {
             **self.grid(params, trainable=False),
             "attention": Learned(attention.astype(np.float32), per_scale=False),
@@ -63,10 +61,17 @@ class DQA(Method, name="DQA", supports=GRIDS):
         shares = self.shares(learned, ops)
         scale = self.effective_scale(learned["scale"], ops)
         result = None
-        for index, grid in enumerate(self._grids):
-            finer = scale * float(grid.scale[0] / params.scale[0])
-            zero_point = None if "zero_point" not in learned else self.aligned(grid.zero_point, x, params, ops)
-            part = ops.fake_quantize_learned(x, finer, zero_point, grid.quant_min, grid.quant_max, 1.0)
+        for index, num_bits in enumerate(bit_widths(params)):
+            # As many steps of a finer grid over the same range.
+            zero_point = None
+            if self.quantization_method is QuantizationMethod.UNIFORM:
+                quant_min, quant_max = integer_range(num_bits, signed=False)
+                finer = quant_max / params.quant_max
+                zero_point = ops.round(learned["zero_point"] * finer)
+            else:
+                quant_min, quant_max = integer_range(num_bits, params.signed)
+                finer = 2.0 ** (num_bits - params.num_bits)
+            part = ops.fake_quantize_learned(x, scale * (1.0 / finer), zero_point, quant_min, quant_max, 1.0)
             part = part * shares[index : index + 1]
             result = part if result is None else result + part
         return result
@@ -88,12 +93,6 @@ class DQA(Method, name="DQA", supports=GRIDS):
         shares = self.shares(learned, ops)
         excess = np.array([bits / params.num_bits - 1.0 for bits in bit_widths(params)], np.float32)
         return self.penalty * ops.total(shares * ops.constant(excess, shares))
-
-    def grid_at(self, num_bits: int, params: QuantParams) -> QuantParams:
-        """The grid of another width over the same range."""
-        if self.quantization_method is QuantizationMethod.UNIFORM:
-            return from_range(params.min_range, params.max_range, num_bits, axis=params.axis)
-        return from_threshold(params.threshold, num_bits, params.signed, axis=params.axis)
 
     def shares(self, learned: Mapping[str, Tensor], ops: Ops) -> Tensor:
         """The share of each bit width in the mixture, positive, with sum 1."""

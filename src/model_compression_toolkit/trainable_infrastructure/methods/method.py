@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`Method`: what a training method says once, for every framework, for weights and activations."""
 
+import dataclasses
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -178,13 +179,16 @@ class Method(ABC):
             params: the calibrated grid.
         """
         scale = np.asarray(learned["scale"], dtype=np.float32)
-        return params.replace_scale(self.effective_scale(scale, numpy_ops))
+        # From the state: it may have been loaded into a network that was calibrated on other data.
+        zero_point = learned.get("zero_point", params.zero_point)
+        return dataclasses.replace(params, scale=self.effective_scale(scale, numpy_ops), zero_point=zero_point)
 
     def grid(self, params: QuantParams, trainable: bool) -> dict[str, Learned]:
         """The usual state: `scale`, trainable or not, and a fixed `zero_point` on uniform grids."""
         state = {"scale": Learned(params.scale.astype(np.float32), trainable)}
         if self.quantization_method is QuantizationMethod.UNIFORM:
-            state["zero_point"] = Learned(params.zero_point, trainable=False)
+            # In floating point: averages of models would truncate integers.
+            state["zero_point"] = Learned(params.zero_point.astype(np.float32), trainable=False)
         return state
 
     def effective_scale(self, scale: Tensor, ops: Ops) -> Tensor:

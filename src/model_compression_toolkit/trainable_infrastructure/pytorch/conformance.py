@@ -65,8 +65,9 @@ class PytorchWing:
 
     name = "PyTorch"
     channels_first = True
-    inferable_base = BasePyTorchInferableQuantizer
+    inferable_base: type = BasePyTorchInferableQuantizer
     compile_equals = "torch.compile(fullgraph=True) equals eager"
+    compiles_training = True
 
     def carry(self, quantizer: Any, values: Array, is_weight: bool) -> Any:
         """See `Wing.carry`."""
@@ -95,8 +96,9 @@ class PytorchWing:
         """See `Wing.train`."""
         carrier.train()
         variables = self.variables(carrier)
+        arguments: tuple[Tensor, ...] = ()
         if _is_wrapper(carrier):
-            leaf, arguments = carrier.weight, ()
+            leaf = carrier.weight
         else:
             leaf = torch.tensor(values, requires_grad=True)
             # What a layer gets in a model is no leaf.
