@@ -53,7 +53,9 @@ class QuantizerSelection:
             ValueError: no class or several classes are marked so, or the method does not train that grid.
         """
         chosen = self._tables[target].get(training_method, {}).get(grid)
-        if chosen is not None and chosen not in self._classes.made():
+        # Also makes the classes of methods that were registered since.
+        built_in = self._classes.made()
+        if chosen is not None and chosen not in built_in:
             return chosen
         try:
             return get_trainable_quantizer_class(target, training_method, grid, self._base)
