@@ -180,7 +180,9 @@ def total(x: Tensor) -> Tensor:
 
 def largest(x: Tensor, axis: int | None) -> Tensor:
     """See `Ops.largest`."""
-    return keras.ops.max(x, axis=arithmetic.other_axes(len(x.shape), axis), keepdims=True)
+    axes = arithmetic.other_axes(len(x.shape), axis)
+    # torch.compile cannot look into Keras's own function.
+    return x.amax(dim=axes, keepdim=True) if _BACKEND == "torch" else keras.ops.max(x, axis=axes, keepdims=True)
 
 
 def scale_gradient_by_error(x: Tensor, error: Tensor, factor: float) -> Tensor:

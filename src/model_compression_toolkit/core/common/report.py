@@ -46,7 +46,7 @@ def _cells(tensor: TensorPlan) -> list[str]:
         return [tensor.name, tensor.site.type, "float", tensor.reason, "", "", size]
     grid = config.method.name.lower().replace("_", " ")
     if params is None:
-        return [tensor.name, tensor.site.type, str(config.num_bits), grid, tensor.reason or "no grid", "", size]
+        return [tensor.name, tensor.site.type, str(config.num_bits), grid, tensor.reason or "not calibrated", "", size]
     if isinstance(params, LookupTable):
         threshold = _span(f"{params.threshold.min():.2g}", f"{params.threshold.max():.2g}")
         levels = f"table of {len(params.lut_values)}" + ("" if params.axis is None else f" ×{len(params.threshold)}")

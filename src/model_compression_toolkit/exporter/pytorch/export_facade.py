@@ -46,7 +46,8 @@ def export(
 
     Raises:
         TypeError: an argument of the wrong type.
-        ValueError: another suffix; a model that is not frozen or cannot be exported; unusable inputs.
+        ValueError: another suffix; a model that is not frozen or cannot be exported, as one with a quantizer of the
+            user's own that has neither grid nor table cannot be to .safetensors; unusable inputs.
         OSError: the file cannot be written; what was there before stays.
         ImportError: onnx or onnxruntime is not installed and the file is .onnx.
     """

@@ -132,8 +132,8 @@ def _check_restorable(model: nn.Module, plan: QuantizationPlan) -> None:
         raise ValueError(
             f"{tensor.name} is quantized by {type(quantizer_of(model, tensor)).__name__}, a quantizer of its own "
             "without integers, which a .safetensors file of packed integers cannot restore. Export to .onnx, which "
-            "needs no class, or save with `mct_quantizers.pytorch_save_quantized_model`, whose loader finds the class "
-            "of an inferable quantizer by its name."
+            "needs no class; or save with `mct_quantizers.pytorch_save_quantized_model`, which restores classes that "
+            "are marked with QuantizerID.INFERABLE and have `get_config`."
         )
 
 

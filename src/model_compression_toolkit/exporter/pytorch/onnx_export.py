@@ -10,12 +10,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 import torch
 from onnx_ir.passes.common import RemoveUnusedNodesPass, RemoveUnusedOpsetsPass
 from torch import Tensor, fx, nn
 
+from mct_quantizers.common.lookup_table import LookupTable
+from mct_quantizers.common.quant_info import QuantizationTarget
 from mct_quantizers.common.quant_params import QuantParams
 from model_compression_toolkit.core.common.quantization_plan import QuantizationPlan, TensorPlan
 from model_compression_toolkit.core.pytorch.capture import run_model
@@ -71,11 +74,11 @@ def export_onnx(model: nn.Module, example: Batch) -> OnnxExport:
     own = own_quantized(plan)
     copied = replace_quantizers(float32_copy(model, plan), (t for t in plan.quantized() if t not in own), marked)
     for tensor in own:
-        replace_quantizer(copied, tensor, MarkedQuantizer(tensor, quantizer_of(copied, tensor)))
+        replace_quantizer(copied, tensor, MarkedQuantizer(tensor, quantizer_of(copied, tensor)).eval())
     example = tuple(item.detach().cpu().float() if item.is_floating_point() else item.cpu() for item in example)
     run_model(copied, example)
     names = _input_names(copied, len(example))
-    notes = tuple(map(_note, own))
+    notes = (*map(_note, own), *_needs(plan))
     exported = _export_dynamic(copied, example, names)
     if exported is None:
         size = example[0].shape[0] if example[0].dim() else 1
@@ -128,6 +131,12 @@ def _note(tensor: TensorPlan) -> str:
     return f"{tensor.name} is exported as {what} {tensor.reason}"
 
 
+def _needs(plan: QuantizationPlan) -> Iterator[str]:
+    tables = [tensor.params for tensor in plan.quantized(QuantizationTarget.Weights)]
+    if any(isinstance(table, LookupTable) and len(np.unique(table.lut_values)) <= 16 for table in tables):
+        yield "the file needs ONNX Runtime 1.23 or later, the first that casts the UINT4 indices of tables"
+
+
 def _check_own_quantizers(model: nn.Module, example: Batch, plan: QuantizationPlan) -> None:
     """Export each activation quantizer of the user's own alone.
 
@@ -175,8 +184,8 @@ def _finished(model: ir.Model, plan: QuantizationPlan) -> onnx.ModelProto:
     _name_outputs(model.graph)
     rewrite_marks(model.graph, plan)
     grids = [tensor.params for tensor in plan.quantized() if isinstance(tensor.params, QuantParams)]
-    if any(grid.num_bits < 8 for grid in grids):
-        separate_biases(model.graph)
+    if grids:
+        separate_biases(model.graph, of_integers=any(grid.num_bits < 8 for grid in grids))
     RemoveUnusedNodesPass()(model)  # the float weights, too
     RemoveUnusedOpsetsPass()(model)
     check_domains(model)

@@ -4,7 +4,12 @@
 
 ONNX has no operator for a binary search. Step by step, `index = 2 · index + (position >= boundary of the step[index])`
 takes `num_bits` steps and memory for a few tensors of the size of the input; comparing with all boundaries at once
-would take memory for 2**num_bits of them.
+would take memory for 2**num_bits of them. Measured in ONNX Runtime 1.31, one thread: 17 ns an element with 4 bits and
+30 with 8, against 22 and 544.
+
+ONNX Runtime casts UINT4 from version 1.23 on, and folds the look-up of a constant when it loads a file. Integers by
+DequantizeLinear would run in 1.20, but are looked up again in every run: a layer of 1024 by 1024 takes 5 ms instead of
+0.05 ms for one sample.
 """
 
 from collections.abc import Iterator

@@ -174,14 +174,18 @@ class _Bench:
     def moved(self) -> tuple[Any, Any]:
         """A carrier and its quantizer, whose state is no longer that of the start."""
         carrier, quantizer = self.carried()
-        generator = np.random.default_rng(2)
         with self.wing.seeded():
-            for _ in range(_MOVES):
-                if "training" not in self.broken:
-                    self.wing.run(carrier, self.values, training=True)
-                for variable in _all_variables(self.wing, carrier, quantizer).values():
-                    self.wing.change(variable, functools.partial(_nudged, generator=generator))
+            self.move(carrier, quantizer)
         return carrier, quantizer
+
+    def move(self, carrier: Any, quantizer: Any) -> None:
+        """Three calls in training, each followed by a small change of every trainable variable."""
+        generator = np.random.default_rng(2)
+        for _ in range(_MOVES):
+            if "training" not in self.broken:
+                self.wing.run(carrier, self.values, training=True)
+            for variable in _all_variables(self.wing, carrier, quantizer).values():
+                self.wing.change(variable, functools.partial(_nudged, generator=generator))
 
     @functools.cached_property
     def settled(self) -> Any:
@@ -639,16 +643,20 @@ def _config_round_trip(bench: _Bench) -> _Outcome:
     return _passed(f"get_config and from_config{', also with other ' if names else ''}{', '.join(names)}")
 
 
-@_check("deepcopy", "copies of a trained quantizer give the same, bit for bit")
+@_check("deepcopy", "copies of a trained quantizer give the same, bit for bit, and are of their own")
 def _deepcopy(bench: _Bench) -> _Outcome:
     ways = []
-    carrier, _ = bench.moved()
+    carrier, quantizer = bench.moved()
     for way, twin in bench.wing.copies(carrier, bench.values):
         ways.append(way)
-        # Each is compared with one of its own: a call in training moves the state on.
-        different = bench.differences(f"what {way} gives", bench.moved()[0], twin)
+        different = bench.differences(f"what {way} gives", carrier, twin)
         if different:
             return _failed(different)
+        before = bench.wing.run(twin, bench.values)
+        bench.move(carrier, quantizer)
+        after = bench.wing.run(twin, bench.values)
+        if not _same(before, after):
+            return _failed(f"what {way} gives changes with the original: {_example(bench.values, before, after)}")
     return _passed(", ".join(ways))
 
 
@@ -687,11 +695,14 @@ def _compile(bench: _Bench) -> _Outcome:
     return _passed(f"{wing.compile_equals}, in evaluation and training")
 
 
-@_check("half_precision", "float16 and bfloat16 keep their dtype and get the levels that float32 computes")
+@_check("half_precision", "the output has the dtype of the input, and the levels that float32 computes")
 def _half_precision(bench: _Bench) -> _Outcome:
+    flag = False if takes_training(bench.settled) else None
+    plain = bench.wing.call(bench.settled, bench.values, flag).dtype
+    if plain != "float32":
+        return _failed(f"float32 became {plain}")
     for dtype, precision in (("float16", 2.0**-11), ("bfloat16", 2.0**-8)):
         quantizer = bench.settled
-        flag = False if takes_training(quantizer) else None
         # Values that have the dtype already, the same for both.
         values = _rounded(bench.values, dtype)
         half = bench.wing.call(quantizer, values, flag, dtype)
@@ -772,8 +783,9 @@ def _all_variables(wing: Wing, carrier: Any, quantizer: Any) -> dict[str, Any]:
 
 
 def _nudged(array: Array, generator: np.random.Generator) -> Array:
-    size = float(np.abs(array).max(initial=0.0)) or 1.0
-    moved: Array = array + 0.05 * size * generator.uniform(-1.0, 1.0, array.shape)
+    """Each number by up to a twentieth of itself, so that it keeps its sign; zeros as far as the largest number."""
+    sizes = np.where(array == 0.0, np.abs(array).max(initial=0.0) or 1.0, np.abs(array))
+    moved: Array = array + 0.05 * sizes * generator.uniform(-1.0, 1.0, array.shape)
     return moved.astype(array.dtype)
 
 
@@ -824,10 +836,17 @@ def _same(one: Array, other: Array) -> bool:
 
 
 def _close(one: Array, other: Array, tolerance: float) -> bool:
-    if one.shape != other.shape:
-        return False
-    largest = max(float(np.abs(one).max(initial=0.0)), float(np.abs(other).max(initial=0.0)))
-    return bool((np.abs(one - other) <= tolerance * largest).all())
+    return one.shape == other.shape and not _distant(one, other, tolerance).any()
+
+
+def _distant(one: Array, other: Array, tolerance: float) -> Array:
+    """Where two arrays differ by more than a share of the largest number; NaN equals NaN."""
+    largest = max(np.abs(array[np.isfinite(array)]).max(initial=0.0) for array in (one, other))
+    equal = (one == other) | (np.isnan(one) & np.isnan(other))
+    with np.errstate(invalid="ignore"):
+        near = np.abs(one.astype(np.float64) - other) <= tolerance * largest
+    result: Array = ~(equal | near)
+    return result
 
 
 def _number(value: Any) -> str:
@@ -838,9 +857,9 @@ def _example(x: Array | None, one: Array, other: Array, tolerance: float = 0.0, 
     """Where two outputs differ most."""
     if one.shape != other.shape:
         return f"shapes {one.shape} and {other.shape}"
-    distance = np.nan_to_num(np.abs(one.astype(np.float64) - other), nan=np.inf)
-    if mask is None:
-        mask = distance > tolerance * np.abs(one).max()
+    mask = _distant(one, other, tolerance) if mask is None else mask
+    with np.errstate(invalid="ignore"):
+        distance = np.nan_to_num(np.abs(one.astype(np.float64) - other), nan=np.inf)
     index = np.unravel_index(int(np.argmax(np.where(mask, distance, -1.0))), distance.shape)
     where = "" if x is None else f" for x = {_number(x[index])}"
     return f"{mask.sum()} of {mask.size} elements, such as {_number(one[index])} and {_number(other[index])}{where}"

@@ -15,7 +15,12 @@ from model_compression_toolkit.trainable_infrastructure.common.trainable_quantiz
     method_of,
 )
 from model_compression_toolkit.trainable_infrastructure.common.training_method import TrainingMethod
-from model_compression_toolkit.trainable_infrastructure.methods.method import Method, method_class, registered_names
+from model_compression_toolkit.trainable_infrastructure.methods.method import (
+    Method,
+    method_class,
+    registered_names,
+    settings_of,
+)
 
 __all__ = ["MethodClasses"]
 
@@ -133,18 +138,11 @@ class MethodClasses:
 def _signature(method: type[Method], target: QuantizationTarget) -> inspect.Signature:
     """Of the constructor: the configuration, then the settings of the method and its base classes by keyword."""
     parameter = inspect.Parameter
-    settings = {
-        item.name: item
-        for cls in method.__mro__
-        if "__init__" in vars(cls)
-        for item in inspect.signature(vars(cls)["__init__"]).parameters.values()
-        if item.kind is parameter.KEYWORD_ONLY
-    }
     keyword = parameter.POSITIONAL_OR_KEYWORD
     return inspect.Signature(
         [
             parameter("quantization_config", keyword, annotation=_CONFIG_OF[target]),
             parameter("freeze_quant_params", keyword, default=False, annotation=bool),
-            *settings.values(),
+            *settings_of(method).values(),
         ]
     )

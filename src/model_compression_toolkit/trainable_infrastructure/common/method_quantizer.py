@@ -22,7 +22,7 @@ from model_compression_toolkit.trainable_infrastructure.common.trainable_quantiz
     initial_params,
     method_of,
 )
-from model_compression_toolkit.trainable_infrastructure.methods.method import Learned, Method
+from model_compression_toolkit.trainable_infrastructure.methods.method import Learned, Method, check_settings
 
 __all__ = ["MethodQuantizer"]
 
@@ -54,6 +54,7 @@ class MethodQuantizer(BaseTrainableQuantizer):
         **method_arguments: Any,
     ) -> None:
         super().__init__(quantization_config, freeze_quant_params)
+        check_settings(self.training_method, method_arguments)
         self.method_arguments = method_arguments
         self.method = self.training_method(method_of(quantization_config), self.quantization_target, **method_arguments)
         self.initial_params = initial_params(quantization_config)

@@ -17,12 +17,15 @@ from model_compression_toolkit.trainable_infrastructure.methods.method import (
     GRIDS,
     Learned,
     Method,
+    check_settings,
     checked_count,
     method_class,
 )
 
 _STEP = "annealing_step"
-_GOLDEN_RATIO = 0.6180339887498949
+# Multiples of it below 2 are float32 numbers: their sums are exact, whatever a compiler makes of them.
+_GRAIN = 2.0**-23
+_GOLDEN_RATIO = round(0.6180339887498949 / _GRAIN) * _GRAIN
 
 
 class AnnealedMethod(Method):
@@ -47,9 +50,12 @@ class AnnealedMethod(Method):
         self.start, self.end = checked_count("start", start, low=0), checked_count("end", end)
         if self.start >= self.end:
             raise ValueError(f"`start` must be below `end`. Received: start={start}, end={end}")
+        if arguments is not None and not isinstance(arguments, Mapping):
+            raise TypeError(f"`arguments` must be a dictionary of settings. Received: arguments={arguments!r}")
         inner = method_class(method)
         if issubclass(inner, AnnealedMethod):
             raise ValueError(f"`method` must be a method that is not annealed itself. Received: method={method!r}")
+        check_settings(inner, arguments or {})
         self.inner = inner(*args, **(arguments or {}))
 
     def parameters(self, params: QuantParams, x_shape: Sequence[int] | None) -> dict[str, Learned]:
@@ -114,7 +120,9 @@ class Stochastic(AnnealedMethod, name="STOCHASTIC", supports=GRIDS, targets={Qua
         """
         if not x_shape:
             raise ValueError(f"{self.name} needs the shape of the weight. Received: {x_shape!r}")
-        noise = np.random.default_rng(0).random(tuple(x_shape), np.float32)
+        noise = np.floor(np.random.default_rng(0).random(tuple(x_shape)) / _GRAIN).astype(np.float32) * np.float32(
+            _GRAIN
+        )
         return {**super().parameters(params, x_shape), "noise": Learned(noise, trainable=False, per_scale=False)}
 
     def quantize(self, x: Tensor, learned: Mapping[str, Tensor], params: QuantParams, ops: Ops) -> Tensor:

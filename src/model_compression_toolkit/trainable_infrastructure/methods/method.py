@@ -3,6 +3,7 @@
 """`Method`: what a training method says once, for every framework, for weights and activations."""
 
 import dataclasses
+import inspect
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -242,6 +243,28 @@ def method_class(name: str) -> type[Method]:
         return _METHODS[name]
     except (KeyError, TypeError):
         raise ValueError(f"The training method must be one of {registered_names()}. Received: {name!r}") from None
+
+
+def settings_of(method: type[Method]) -> dict[str, inspect.Parameter]:
+    """The settings of a method, those of its base classes among them, by name."""
+    return {
+        item.name: item
+        for cls in method.__mro__
+        if "__init__" in vars(cls)
+        for item in inspect.signature(vars(cls)["__init__"]).parameters.values()
+        if item.kind is inspect.Parameter.KEYWORD_ONLY
+    }
+
+
+def check_settings(method: type[Method], settings: Mapping[str, Any]) -> None:
+    """A method has all of these settings.
+
+    Raises:
+        TypeError: it does not; the text lists those that it has.
+    """
+    allowed = settings_of(method)
+    if unknown := sorted(set(settings) - set(allowed)):
+        raise TypeError(f"The training method {method.name} has the settings {sorted(allowed)}. Received: {unknown}")
 
 
 def checked_number(name: str, value: Any, low: float = -math.inf, high: float = math.inf) -> float:

@@ -101,13 +101,13 @@ class PytorchWing:
             leaf = carrier.weight
         else:
             leaf = torch.tensor(values, requires_grad=True)
-            # What a layer gets in a model is no leaf.
-            arguments = (leaf.clone(),)
-        output = _function(carrier, compiled)(*arguments)
+            arguments = (leaf,)
         gradients: list[Tensor | None] = [None] * (1 + len(variables))
-        if output.requires_grad:
-            targets = [leaf, *variables.values()]
-            gradients = list(torch.autograd.grad(output, targets, torch.tensor(upstream), allow_unused=True))
+        with torch.enable_grad():
+            output = _function(carrier, compiled)(*arguments)
+            if output.requires_grad:
+                targets = [leaf, *variables.values()]
+                gradients = list(torch.autograd.grad(output, targets, torch.tensor(upstream), allow_unused=True))
         arrays = [None if gradient is None else _array(gradient) for gradient in gradients]
         return TrainingCall(_array(output), arrays[0], dict(zip(variables, arrays[1:], strict=True)))
 
@@ -202,17 +202,17 @@ def _array(tensor: Tensor) -> Array:
 
 
 def _function(carrier: Any, compiled: bool) -> Callable[..., Tensor]:
-    if not compiled:
-        result: Callable[..., Tensor] = carrier
-        return result
-
     def call(*arguments: Tensor) -> Tensor:
-        output: Tensor = carrier(*arguments)
+        # What a layer gets in a model is no leaf.
+        output: Tensor = carrier(*(argument.clone() for argument in arguments))
         return output
 
+    if not compiled:
+        return call
     # With code of its own: torch counts how often one piece of code is compiled, and gives up at eight.
     own = types.FunctionType(call.__code__.replace(), globals(), "call", None, call.__closure__)
-    traced = torch.compile(own, fullgraph=True, backend="aot_eager")
+    # Not dynamic: torch would take the shapes of one check for those of the next, grown.
+    traced = torch.compile(own, fullgraph=True, dynamic=False, backend="aot_eager")
 
     def run(*arguments: Tensor) -> Tensor:
         with warnings.catch_warnings():
