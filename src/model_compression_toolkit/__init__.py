@@ -19,6 +19,7 @@ from model_compression_toolkit.core.common.quantization_config import (
 )
 from model_compression_toolkit.core.common.quantization_plan import QuantizationPlan
 from model_compression_toolkit.qat.common.qat_config import QATConfig, TrainingMethod
+from model_compression_toolkit.trainable_infrastructure.conformance import ConformanceReport, check_quantizer
 
 if TYPE_CHECKING:
     from model_compression_toolkit.core.pytorch.batch_norm import (
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BatchNorm",
     "CaptureMode",
+    "ConformanceReport",
     "FineTuning",
     "Granularity",
     "QATConfig",
@@ -48,6 +50,7 @@ __all__ = [
     "TensorConfig",
     "TrainingMethod",
     "__version__",
+    "check_quantizer",
     "export",
     "finalize",
     "fine_tune",

@@ -15,6 +15,7 @@ from model_compression_toolkit.trainable_infrastructure.common.trainable_quantiz
     TrainableQuantizerWeightsConfig,
 )
 from model_compression_toolkit.trainable_infrastructure.common.training_method import TrainingMethod
+from model_compression_toolkit.trainable_infrastructure.conformance import ConformanceReport, check_quantizer
 from model_compression_toolkit.trainable_infrastructure.methods.method import Learned, Method
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ __all__ = [
     "BasePytorchQATWeightTrainableQuantizer",
     "BasePytorchTrainableQuantizer",
     "BaseTrainableQuantizer",
+    "ConformanceReport",
     "KerasTrainableQuantizationWrapper",
     "LSQSymmetricActivationTrainableQuantizer",
     "LSQUniformActivationTrainableQuantizer",
@@ -56,6 +58,7 @@ __all__ = [
     "TrainableQuantizerWeightsConfig",
     "TrainingMethod",
     "VariableGroup",
+    "check_quantizer",
     "keras_trainable_quantizer",
     "pytorch_trainable_quantizer",
     "regularization_loss",
