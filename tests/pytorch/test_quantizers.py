@@ -554,3 +554,23 @@ def test_activation_quantizer_quantizes_every_input():
     quantizer = ActivationSymmetricInferableQuantizer(4, [1.0], True)
     quantizer.enable_reuse_quantizer()
     assert not torch.equal(quantizer(torch.full((3,), 0.3)), quantizer(torch.full((3,), 0.9)))
+
+
+def test_a_class_of_the_users_own_does_not_hide_the_built_in_one():
+    from mct_quantizers import mark_quantizer
+    from mct_quantizers.common.quant_info import QuantizationMethod, QuantizationTarget, QuantizerID
+    from mct_quantizers.common.registry import get_built_in_quantizer_class, get_inferable_quantizer_class
+    from mct_quantizers.pytorch.quantizers import BasePyTorchInferableQuantizer, WeightsSymmetricInferableQuantizer
+
+    target, method = QuantizationTarget.Weights, QuantizationMethod.SYMMETRIC
+
+    @mark_quantizer(target, [method], QuantizerID.INFERABLE)
+    class Mine(BasePyTorchInferableQuantizer): ...
+
+    try:
+        found = get_built_in_quantizer_class(target, method, BasePyTorchInferableQuantizer)
+        assert found is WeightsSymmetricInferableQuantizer
+        with pytest.raises(ValueError, match=r"\['Mine', 'WeightsSymmetricInferableQuantizer'\]"):
+            get_inferable_quantizer_class(target, method, BasePyTorchInferableQuantizer)
+    finally:
+        Mine.quantization_target = None

@@ -7,6 +7,8 @@ from typing import Any
 
 from mct_quantizers.common.quant_info import QuantizationMethod, QuantizationTarget, QuantizerID
 
+_PACKAGE = f"{__name__.partition('.')[0]}."
+
 
 def get_all_subclasses(cls: type) -> set[type]:
     """All direct and indirect subclasses of `cls` that are imported, without `cls`."""
@@ -23,17 +25,8 @@ def get_inferable_quantizer_class(
     Raises:
         ValueError: no class or several classes match; the text lists what exists.
     """
-    marked = [
-        cls
-        for cls in latest_subclasses(quantizer_base_class)
-        if getattr(cls, "identifier", None) is QuantizerID.INFERABLE and getattr(cls, "quantization_target", None)
-    ]
-    found: list[Any] = [
-        cls
-        for cls in marked
-        if vars(cls).get("quantization_target") is quant_target
-        and quant_method in (vars(cls).get("quantization_method") or ())
-    ]
+    marked = _inferable_classes(quantizer_base_class)
+    found = _matching(marked, quant_target, quant_method)
     if len(found) != 1:
         raise ValueError(
             f"Expected one inferable quantizer for {quant_target} and {quant_method} under "
@@ -43,9 +36,34 @@ def get_inferable_quantizer_class(
     return found[0]
 
 
+def get_built_in_quantizer_class(
+    quant_target: QuantizationTarget, quant_method: QuantizationMethod, quantizer_base_class: type
+) -> Any:
+    """`get_inferable_quantizer_class` among the classes of this package: those of the user's own do not count."""
+    own = [cls for cls in _inferable_classes(quantizer_base_class) if cls.__module__.startswith(_PACKAGE)]
+    (found,) = _matching(own, quant_target, quant_method)
+    return found
+
+
 def latest_subclasses(cls: type) -> list[type]:
     """All subclasses of `cls` in the order of their definition, of a class that was defined again only the latest."""
     return list({(item.__module__, item.__qualname__): item for item in _in_order_of_definition(cls)}.values())
+
+
+def _inferable_classes(base: type) -> list[Any]:
+    return [
+        cls
+        for cls in latest_subclasses(base)
+        if getattr(cls, "identifier", None) is QuantizerID.INFERABLE and getattr(cls, "quantization_target", None)
+    ]
+
+
+def _matching(classes: list[Any], target: QuantizationTarget, method: QuantizationMethod) -> list[Any]:
+    return [
+        cls
+        for cls in classes
+        if vars(cls).get("quantization_target") is target and method in (vars(cls).get("quantization_method") or ())
+    ]
 
 
 def _in_order_of_definition(cls: type) -> Iterator[type]:

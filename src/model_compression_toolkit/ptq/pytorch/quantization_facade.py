@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from mct_quantizers.common.registry import get_inferable_quantizer_class
+from mct_quantizers.common.registry import get_built_in_quantizer_class
 from mct_quantizers.pytorch.quantizers import BasePyTorchInferableQuantizer
 from model_compression_toolkit.core.common.interface import UserInformation, refuse_unsupported
 from model_compression_toolkit.core.common.quantization_config import QuantizationConfig
@@ -47,7 +47,7 @@ def inferable_quantizer(tensor: TensorPlan) -> Any:
     if tensor.config is None or tensor.params is None:
         raise ValueError(f"{tensor.name} has no parameters: it is not quantized, or by a quantizer of its own.")
     method = inferable_method(tensor.params, tensor.config.method, tensor.site.target)
-    cls = get_inferable_quantizer_class(tensor.site.target, method, BasePyTorchInferableQuantizer)
+    cls = get_built_in_quantizer_class(tensor.site.target, method, BasePyTorchInferableQuantizer)
     return cls.from_params(tensor.params)
 
 

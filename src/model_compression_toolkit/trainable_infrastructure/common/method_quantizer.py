@@ -10,7 +10,7 @@ from mct_quantizers.common.lookup_table import LookupTable
 from mct_quantizers.common.ops import Tensor
 from mct_quantizers.common.quant_info import QuantizationMethod
 from mct_quantizers.common.quant_params import QuantParams
-from mct_quantizers.common.registry import get_inferable_quantizer_class
+from mct_quantizers.common.registry import get_built_in_quantizer_class
 from mct_quantizers.common.validation import check_channels
 from model_compression_toolkit.core.common.quantization_plan import inferable_method
 from model_compression_toolkit.trainable_infrastructure.common.base_trainable_quantizer import (
@@ -140,7 +140,7 @@ class MethodQuantizer(BaseTrainableQuantizer):
         """The inferable quantizer with what was learned."""
         params, target = self.params, self.quantization_target
         method = inferable_method(params, self.method.quantization_method, target)
-        cls = get_inferable_quantizer_class(target, method, self._inferable_base)
+        cls = get_built_in_quantizer_class(target, method, self._inferable_base)
         return cls.from_params(params)
 
     def _description(self) -> str:
