@@ -163,7 +163,7 @@ def _finalize_in_place(model: nn.Module) -> nn.Module:
     unwrap_batch_norms(model)
     for tensor in plan.quantized():
         replace_quantizer(model, tensor, inferable[tensor.name])
-    set_plan(model, dataclasses.replace(plan.with_params(frozen), live_batch_norms=()))
+    set_plan(model, dataclasses.replace(_frozen_plan(plan, inferable, frozen), live_batch_norms=()))
     # Once more, for the new quantizers.
     return model.eval()
 
@@ -172,6 +172,19 @@ def _params_of(quantizer: Any) -> FrozenParams | None:
     """The grid or table of an inferable quantizer; None for one of the user's own that has neither."""
     params = getattr(quantizer, "params", None)
     return params if isinstance(params, (QuantParams, LookupTable)) else None
+
+
+def _frozen_plan(
+    plan: QuantizationPlan, inferable: Mapping[str, Any], frozen: Mapping[str, FrozenParams | None]
+) -> QuantizationPlan:
+    """The plan with what was learned; a quantizer without grid or table is named."""
+    tensors = [
+        dataclasses.replace(tensor, reason=f"values of {type(inferable[tensor.name]).__name__}, which has no integers")
+        if tensor.name in frozen and frozen[tensor.name] is None
+        else tensor
+        for tensor in plan.with_params(frozen).tensors
+    ]
+    return dataclasses.replace(plan, tensors=tuple(tensors))
 
 
 def _fold_live(
