@@ -31,7 +31,7 @@ from model_compression_toolkit.trainable_infrastructure.methods.method import me
 ROOT = Path(__file__).parents[1]
 BITS = ("w4a4", "w3a3", "w2a2")
 LEARNING_RATE = 1e-3
-DEFAULT_EPOCHS = {"digits": 30, "cifar10": 4}
+DEFAULT_EPOCHS = {"digits": 15, "cifar10": 4}
 
 
 @dataclass(frozen=True)

@@ -58,6 +58,8 @@ class MethodQuantizer(BaseTrainableQuantizer):
         self.method_arguments = method_arguments
         self.method = self.training_method(method_of(quantization_config), self.quantization_target, **method_arguments)
         self.initial_params = initial_params(quantization_config)
+        # A number of its own: the size of an array is unknown to torch.compile.
+        self._num_scales = int(self.initial_params.scale.size)
         self._per_scale: dict[str, bool] = {}
 
     @property
@@ -151,7 +153,7 @@ class MethodQuantizer(BaseTrainableQuantizer):
         """Quantized `inputs`, after checks; in training the state that is not trained moves on."""
         ops, params = self._ops, self.initial_params
         values = ops.to_compute_dtype(inputs)
-        check_channels(ops.shape(values), params.axis, params.scale.size)
+        check_channels(ops.shape(values), params.axis, self._num_scales)
         learned = self._learned(values)
         if training:
             moved = self.method.advance({key: self._variable(key) for key in self._state()}, ops)

@@ -32,7 +32,7 @@ class DSQ(Method, name="DSQ", supports=GRIDS):
     def quantize(self, x: Tensor, learned: Mapping[str, Tensor], params: QuantParams, ops: Ops) -> Tensor:
         """See `Method.quantize`."""
         hard = ops.stop_gradient(self.rounded(x, learned, params, ops))
-        factor = self.gradient_factor(x, params, ops)
+        factor = self.gradient_factor(x, learned["scale"], params, ops)
         scale = arithmetic.scale_gradient(self.effective_scale(learned["scale"], ops), factor, ops)
         alpha = arithmetic.scale_gradient(self.effective_alpha(learned["alpha"], ops), factor, ops)
         zero_point = learned.get("zero_point")

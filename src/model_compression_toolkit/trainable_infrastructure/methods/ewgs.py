@@ -42,4 +42,4 @@ class EWGS(Method, name="EWGS", supports=GRIDS):
         # Where it is clipped there is no gradient to scale; infinity minus infinity would be NaN.
         error = ops.where(ops.absolute(ratio) < float(2**16), ratio - ops.round(ratio), 0.0)
         scaled = ops.scale_gradient_by_error(x, error, self.factor)
-        return self.rounded(scaled, learned, params, ops, self.gradient_factor(x, params, ops))
+        return self.rounded(scaled, learned, params, ops, self.gradient_factor(x, learned["scale"], params, ops))

@@ -25,4 +25,4 @@ class LSQ(Method, name="LSQ", supports=GRIDS):
 
     def quantize(self, x: Tensor, learned: Mapping[str, Tensor], params: QuantParams, ops: Ops) -> Tensor:
         """See `Method.quantize`."""
-        return self.rounded(x, learned, params, ops, self.gradient_factor(x, params, ops))
+        return self.rounded(x, learned, params, ops, self.gradient_factor(x, learned["scale"], params, ops))

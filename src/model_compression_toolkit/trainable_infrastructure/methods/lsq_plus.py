@@ -35,7 +35,7 @@ class LSQPlus(Method, name="LSQ_PLUS", supports={QuantizationMethod.UNIFORM}):
 
     def quantize(self, x: Tensor, learned: Mapping[str, Tensor], params: QuantParams, ops: Ops) -> Tensor:
         """See `Method.quantize`."""
-        factor = self.gradient_factor(x, params, ops)
+        factor = self.gradient_factor(x, learned["scale"], params, ops)
         scale, offset = self.effective_scale(learned["scale"], ops), learned["offset"]
         zero_point = self._zero_point(scale, offset, params, ops)
         result = ops.fake_quantize_learned(x, scale, zero_point, params.quant_min, params.quant_max, factor)

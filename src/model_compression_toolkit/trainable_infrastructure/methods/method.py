@@ -223,9 +223,10 @@ class Method(ABC):
         shape = arithmetic.broadcast_shape(len(ops.shape(x)), params.axis)
         return ops.reshape(ops.constant(array, x), shape)
 
-    def gradient_factor(self, x: Tensor, params: QuantParams, ops: Ops) -> Any:
+    @staticmethod
+    def gradient_factor(x: Tensor, scale: Tensor, params: QuantParams, ops: Ops) -> Any:
         """1/sqrt(N · quant_max), where N elements of `x` share a scale (Esser et al. 2020, section 2.2)."""
-        return (ops.size(x) / params.scale.size * max(params.quant_max, 1)) ** -0.5
+        return (ops.size(x) / ops.size(scale) * max(params.quant_max, 1)) ** -0.5
 
 
 def registered_names() -> list[str]:

@@ -45,7 +45,7 @@ class PACT(Method, name="PACT", supports=GRIDS):
         position = arithmetic.position(x, scale, zero_point, ops)
         end = ops.clip(position, params.quant_min, params.quant_max)
         steps = end if zero_point is None else end - zero_point
-        factor = self.gradient_factor(x, params, ops)
+        factor = self.gradient_factor(x, learned["scale"], params, ops)
         to_scale = ops.where(position == end, 0.0, steps) * arithmetic.scale_gradient(scale, factor, ops)
         return arithmetic.add_gradient_of(result, to_scale, ops)
 

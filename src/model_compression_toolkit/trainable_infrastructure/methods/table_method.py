@@ -71,7 +71,7 @@ class TableMethod(Method):
         value = ops.where(number, ops.stop_gradient(level) * constant, ops.stop_gradient(x))
         within = ops.where(inside, x, 0.0)
         slope = ops.stop_gradient(level) - ops.where(inside, ratio, 0.0)
-        factor = self.gradient_factor(x, params, ops)
+        factor = self.gradient_factor(x, learned["scale"], params, ops)
         to_threshold = ops.where(number, slope, 0.0) * arithmetic.scale_gradient(threshold, factor, ops)
         return arithmetic.with_gradient_of(value, within + level * constant + to_threshold, ops)
 
