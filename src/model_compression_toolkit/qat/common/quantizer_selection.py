@@ -41,10 +41,13 @@ class QuantizerSelection:
         tables: the tables of the framework, by target. Users change them.
         classes: the classes of the built-in methods.
         base: what all quantizers of the framework in training derive from.
+        holder: the class of its activation holders.
     """
 
-    def __init__(self, tables: Mapping[QuantizationTarget, ClassTable], classes: MethodClasses, base: type) -> None:
-        self._tables, self._classes, self._base = tables, classes, base
+    def __init__(
+        self, tables: Mapping[QuantizationTarget, ClassTable], classes: MethodClasses, base: type, holder: type
+    ) -> None:
+        self._tables, self._classes, self._base, self._holder = tables, classes, base, holder
 
     def class_for(self, target: QuantizationTarget, training_method: Any, grid: QuantizationMethod) -> Any:
         """The quantizer class for a target, a training method and a grid.
@@ -80,3 +83,43 @@ class QuantizerSelection:
         cls = self.class_for(QuantizationTarget.Activation, qat_config.activation_training_method, grid)
         settings = qat_config.activation_quantizer_params_override or {}
         return cls(get_trainable_quantizer_activation_config(tensor), **settings)
+
+    def quantization_builder(
+        self, n: TensorPlan, qat_config: QATConfig, kernel_attr: str | None = None
+    ) -> tuple[dict[str, Any], list[Any]]:
+        """The quantizers that train a calibrated tensor.
+
+        Args:
+            n: its plan.
+            qat_config: the training methods.
+            kernel_attr: name of the weight, to check it.
+
+        Returns:
+            For a weight its quantizer by its name, and no activation quantizers; for an activation the reverse.
+
+        Raises:
+            TypeError: a setting of `qat_config` that the quantizer does not have.
+            ValueError: not calibrated, another weight than `kernel_attr`, or no quantizer class for it.
+        """
+        if kernel_attr not in (None, n.site.tensor):
+            raise ValueError(f"`kernel_attr` must be {n.site.tensor!r}, the tensor of `n`. Received: {kernel_attr!r}")
+        quantizer = self.quantizer_for(n, qat_config)
+        return ({n.site.tensor: quantizer}, []) if n.is_weight else ({}, [quantizer])
+
+    def get_activation_quantizer_holder(
+        self, n: TensorPlan, qat_config: QATConfig, holder_type: type | None = None
+    ) -> Any:
+        """A holder with the quantizer that trains a calibrated activation.
+
+        Args:
+            n: its plan.
+            qat_config: the training methods.
+            holder_type: class of the holder; the plain one of the framework unless given.
+
+        Raises:
+            ValueError: `n` is not calibrated, or a weight.
+        """
+        _, quantizers = self.quantization_builder(n, qat_config)
+        if len(quantizers) != 1:
+            raise ValueError(f"`n` must be the plan of an activation. Received: {n.name}")
+        return (holder_type or self._holder)(quantizers[0])

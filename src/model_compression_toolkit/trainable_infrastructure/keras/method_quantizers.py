@@ -14,9 +14,6 @@ import keras
 
 from mct_quantizers.common.quant_info import QuantizationTarget
 from model_compression_toolkit.trainable_infrastructure.common.method_classes import MethodClasses
-from model_compression_toolkit.trainable_infrastructure.common.trainable_quantizer_config import (
-    TrainableQuantizerConfig,
-)
 from model_compression_toolkit.trainable_infrastructure.keras.base_keras_quantizer import (
     BaseKerasActivationTrainableQuantizer,
     BaseKerasQATWeightTrainableQuantizer,
@@ -38,23 +35,7 @@ CLASSES.make_all()
 DQAUniformWeightQuantizer = CLASSES.find("DQAUniformWeightQATQuantizer")
 """The name of the interface."""
 
-
-def keras_trainable_quantizer(
-    training_method: str, quantization_config: TrainableQuantizerConfig, **settings: Any
-) -> KerasMethodQuantizer:
-    """The Keras quantizer that a training method trains, for a wrapper or holder.
-
-    Args:
-        training_method: name of the method, such as "LSQ".
-        quantization_config: the calibrated grid of a weight or of an activation.
-        **settings: `freeze_quant_params`, and settings of the method.
-
-    Raises:
-        TypeError: no configuration, or a setting that the method does not have.
-        ValueError: no such method, or it does not train that; a setting out of bounds.
-    """
-    quantizer: KerasMethodQuantizer = CLASSES.quantizer(training_method, quantization_config, **settings)
-    return quantizer
+keras_trainable_quantizer = CLASSES.quantizer
 
 
 def __getattr__(name: str) -> Any:

@@ -13,13 +13,12 @@ from mct_quantizers.common.quant_info import QuantizationMethod
 from mct_quantizers.common.quant_params import QuantParams, integer_range
 from model_compression_toolkit.trainable_infrastructure.methods.method import (
     GRIDS,
+    STEP,
     Learned,
     Method,
     checked_count,
     checked_number,
 )
-
-_STEP = "step"
 
 
 class DQA(Method, name="DQA", supports=GRIDS):
@@ -53,7 +52,7 @@ class DQA(Method, name="DQA", supports=GRIDS):
         return {
             **self.grid(params, trainable=False),
             "attention": Learned(attention.astype(np.float32), per_scale=False),
-            _STEP: Learned(np.zeros(1, np.float32), trainable=False, per_scale=False),
+            **self.counter(),
         }
 
     def quantize(self, x: Tensor, learned: Mapping[str, Tensor], params: QuantParams, ops: Ops) -> Tensor:
@@ -80,11 +79,6 @@ class DQA(Method, name="DQA", supports=GRIDS):
         """See `Method.evaluate`."""
         return self.rounded(x, learned, params, ops)
 
-    def advance(self, learned: Mapping[str, Tensor], ops: Ops) -> dict[str, Tensor]:
-        """See `Method.advance`."""
-        del ops
-        return {_STEP: learned[_STEP] + 1.0}
-
     def regularization(
         self, x: Tensor | None, learned: Mapping[str, Tensor], params: QuantParams, ops: Ops
     ) -> Tensor | None:
@@ -101,7 +95,7 @@ class DQA(Method, name="DQA", supports=GRIDS):
         centered = attention - ops.total(attention) / count
         # The floor keeps equal attentions, whose deviation is zero, from dividing by it.
         variance = ops.maximum(ops.total(centered * centered) / max(count - 1.0, 1.0), 1e-12)
-        temperature = self.temperature * ops.clip(learned[_STEP] / float(self.steps), 0.0, 1.0)
+        temperature = self.temperature * ops.clip(learned[STEP] / float(self.steps), 0.0, 1.0)
         logits = temperature * attention * variance**-0.5
         weights = ops.exp(logits - ops.stop_gradient(ops.largest(logits, None)))
         return weights / ops.total(weights)

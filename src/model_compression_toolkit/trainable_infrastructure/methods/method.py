@@ -27,6 +27,9 @@ SMALLEST_SCALE = 2.0**-60
 GRIDS = frozenset({QuantizationMethod.POWER_OF_TWO, QuantizationMethod.SYMMETRIC, QuantizationMethod.UNIFORM})
 """The grids of integers."""
 
+STEP = "step"
+"""Name of the state that counts the calls in training."""
+
 _METHODS: dict[str, type["Method"]] = {}
 
 
@@ -149,9 +152,9 @@ class Method(ABC):
         return self.quantize(x, learned, params, ops)
 
     def advance(self, learned: Mapping[str, Tensor], ops: Ops) -> dict[str, Tensor]:
-        """New values of state that is not trained, such as a step counter, after each call in training."""
-        del learned, ops
-        return {}
+        """New values of state that is not trained, after each call in training: the `counter`, if there is one."""
+        del ops
+        return {STEP: learned[STEP] + 1.0} if STEP in learned else {}
 
     def regularization(
         self, x: Tensor | None, learned: Mapping[str, Tensor], params: QuantParams, ops: Ops
@@ -183,6 +186,11 @@ class Method(ABC):
         # From the state: it may have been loaded into a network that was calibrated on other data.
         zero_point = learned.get("zero_point", params.zero_point)
         return dataclasses.replace(params, scale=self.effective_scale(scale, numpy_ops), zero_point=zero_point)
+
+    @staticmethod
+    def counter() -> dict[str, Learned]:
+        """State that counts the calls in training, `learned[STEP]`, shape (1,)."""
+        return {STEP: Learned(np.zeros(1, np.float32), trainable=False, per_scale=False)}
 
     def grid(self, params: QuantParams, trainable: bool) -> dict[str, Learned]:
         """The usual state: `scale`, trainable or not, and a fixed `zero_point` on uniform grids."""

@@ -13,6 +13,7 @@ from mct_quantizers.common.quant_info import QuantizationTarget
 from mct_quantizers.common.quant_params import QuantParams
 from model_compression_toolkit.trainable_infrastructure.methods.method import (
     GRIDS,
+    STEP,
     Learned,
     Method,
     checked_count,
@@ -22,7 +23,6 @@ from model_compression_toolkit.trainable_infrastructure.methods.method import (
 _STRETCH_LOW, _STRETCH_HIGH = -0.1, 1.1
 _TINY = float(np.finfo(np.float32).tiny)
 _LARGEST_RATIO = 2.0**24
-_STEP = "step"
 
 
 class SoftRounding(Method, name="SOFT_ROUNDING", supports=GRIDS, targets={QuantizationTarget.Weights}):
@@ -56,7 +56,7 @@ class SoftRounding(Method, name="SOFT_ROUNDING", supports=GRIDS, targets={Quanti
         return {
             **self.grid(params, trainable=False),
             "rounding": Learned(np.zeros(tuple(x_shape), np.float32), per_scale=False),
-            _STEP: Learned(np.zeros(1, np.float32), trainable=False, per_scale=False),
+            **self.counter(),
         }
 
     def quantize(self, x: Tensor, learned: Mapping[str, Tensor], params: QuantParams, ops: Ops) -> Tensor:
@@ -83,18 +83,13 @@ class SoftRounding(Method, name="SOFT_ROUNDING", supports=GRIDS, targets={Quanti
         """See `Method.frozen_weight`."""
         return self.evaluate(x, learned, params, ops)
 
-    def advance(self, learned: Mapping[str, Tensor], ops: Ops) -> dict[str, Tensor]:
-        """See `Method.advance`."""
-        del ops
-        return {_STEP: learned[_STEP] + 1.0}
-
     def regularization(
         self, x: Tensor | None, learned: Mapping[str, Tensor], params: QuantParams, ops: Ops
     ) -> Tensor | None:
         """See `Method.regularization`."""
         del params
         _, share = self._floor_and_share(x, learned, ops)
-        progress = learned[_STEP] / float(self.steps)
+        progress = learned[STEP] / float(self.steps)
         beta = 20.0 - 18.0 * ops.clip((progress - 0.2) / 0.8, 0.0, 1.0)
         distance = ops.maximum(ops.absolute(2.0 * share - 1.0), _TINY)
         penalty = ops.total(1.0 - ops.exp(beta * ops.log(distance)))
