@@ -397,20 +397,15 @@ def test_a_method_without_settings_has_none(module):
 
 @pytest.mark.keras
 @pytest.mark.skipif(not HAS_KERAS, reason="Keras is not installed")
-def test_settings_of_a_new_method_are_saved_by_keras():
+@pytest.mark.parametrize("wing", ["keras"])
+def test_settings_of_a_new_method_are_saved_by_keras(module):
     import keras
 
-    names = set(method._METHODS)
-    module = importlib.import_module(f"{PACKAGE}.keras.method_quantizers")
-    try:
-        define_method(name="SAVED_DRIFT")
-        cls = module.SAVED_DRIFTWeightQATQuantizer
-        assert keras.saving.get_registered_name(cls) == "model_compression_toolkit>SAVED_DRIFTWeightQATQuantizer"
-        quantizer = cls(config_for(WEIGHT, POT), speed=0.125)
-        assert quantizer.get_config()["speed"] == 0.125
-        restored = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(quantizer))
-        assert type(restored) is cls
-        assert restored.method.speed == 0.125
-    finally:
-        for name in set(method._METHODS) - names:
-            del method._METHODS[name]
+    define_method(name="SAVED_DRIFT")
+    cls = module.SAVED_DRIFTWeightQATQuantizer
+    assert keras.saving.get_registered_name(cls) == "model_compression_toolkit>SAVED_DRIFTWeightQATQuantizer"
+    quantizer = cls(config_for(WEIGHT, POT), speed=0.125)
+    assert quantizer.get_config()["speed"] == 0.125
+    restored = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(quantizer))
+    assert type(restored) is cls
+    assert restored.method.speed == 0.125
