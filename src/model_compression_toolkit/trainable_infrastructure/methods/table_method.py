@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the methods share that freeze to a lookup table."""
 
+import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -21,6 +22,7 @@ TABLE_GRIDS = frozenset({QuantizationMethod.POWER_OF_TWO, QuantizationMethod.SYM
 """The grids whose calibrated threshold a table takes over."""
 LARGEST_TABLE_BITS = 8
 """Tables of more levels than 2**8 are no use: a uniform grid is as good."""
+_COMPARED_LEVELS = 32
 
 
 class TableMethod(Method):
@@ -57,23 +59,30 @@ class TableMethod(Method):
         """See `Method.quantize`."""
         grid = self.fine_grid(params)
         threshold = self.threshold(learned["scale"], params, ops)
-        levels = self.levels(learned, params, ops)
+        levels = self.levels(learned, params, ops) / grid.level_scale
         constant = ops.stop_gradient(threshold)
-        u = arithmetic.grid_position(ops.stop_gradient(x), constant, grid, ops)
-        index = nearest(u, ops.stop_gradient(levels), ops)
-        level = ops.divide(ops.take(levels, index), grid.level_scale)
         ratio = ops.divide(ops.stop_gradient(x), constant)
-        ends = ops.stop_gradient(levels / grid.level_scale)
-        # Of what is not clipped: the lowest level may be the end of the fine grid.
+        level = assigned(ratio, levels, ops)
+        ends = ops.stop_gradient(levels)
         inside = (ratio >= ends[:1]) & (ratio <= ends[-1:])
         # NaN has no level.
-        number = ops.absolute(u) <= float(2**MAX_NUM_BITS)
+        number = ops.absolute(ratio) <= math.inf
         value = ops.where(number, ops.stop_gradient(level) * constant, ops.stop_gradient(x))
         within = ops.where(inside, x, 0.0)
         slope = ops.stop_gradient(level) - ops.where(inside, ratio, 0.0)
         factor = self.gradient_factor(x, learned["scale"], params, ops)
-        to_threshold = ops.where(number, slope, 0.0) * arithmetic.scale_gradient(threshold, factor, ops)
-        return arithmetic.with_gradient_of(value, within + level * constant + to_threshold, ops)
+        to_threshold = slope * arithmetic.scale_gradient(threshold, factor, ops)
+        surrogate = ops.where(number, within + level * constant + to_threshold, 0.0)
+        return arithmetic.with_gradient_of(value, surrogate, ops)
+
+    def evaluate(self, x: Tensor, learned: Mapping[str, Tensor], params: QuantParams, ops: Ops) -> Tensor:
+        """See `Method.evaluate`; as `quantize`, but for numbers on the edge between two levels, to the last bit."""
+        grid = self.fine_grid(params)
+        threshold = self.threshold(learned["scale"], params, ops)
+        levels = self.levels(learned, params, ops)
+        u = arithmetic.grid_position(x, threshold, grid, ops)
+        level = ops.take(ops.divide(levels, grid.level_scale), nearest(u, levels, ops))
+        return ops.where(ops.absolute(u) <= math.inf, level * threshold, x)
 
     def freeze(self, learned: Mapping[str, npt.NDArray[Any]], params: QuantParams) -> LookupTable:
         """See `Method.freeze`."""
@@ -109,6 +118,23 @@ class TableMethod(Method):
         grid = self.fine_grid(params)
         scaled = levels * grid.level_scale
         return ops.sort(arithmetic.with_gradient_of(ops.clip(ops.round(scaled), grid.low, grid.high), scaled, ops))
+
+
+def assigned(u: Tensor, levels: Tensor, ops: Ops) -> Tensor:
+    """The level nearest to each element, with the gradients that the levels get from their elements.
+
+    Few levels are compared with, one after the other: faster than a search, whose result must be looked up.
+    """
+    constant = ops.stop_gradient(levels)
+    count = ops.shape(levels)[0]
+    if count > _COMPARED_LEVELS:
+        return ops.take(levels, nearest(u, constant, ops))
+    result = levels[:1]
+    for upper in range(1, count):
+        lower = upper - 1
+        is_above = u > 0.5 * (constant[lower:upper] + constant[upper : upper + 1])
+        result = result + ops.where(is_above, levels[upper : upper + 1] - levels[lower:upper], 0.0)
+    return result
 
 
 def nearest(u: Tensor, levels: Tensor, ops: Ops) -> Tensor:
