@@ -6,7 +6,7 @@ import importlib
 import sys
 from typing import Any
 
-from model_compression_toolkit.trainable_infrastructure.common.conformance_report import (
+from model_compression_toolkit.trainable_infrastructure.common.conformance.report import (
     CheckResult,
     CheckStatus,
     ConformanceReport,

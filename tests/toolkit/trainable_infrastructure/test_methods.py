@@ -1,357 +1,477 @@
 # SPDX-FileCopyrightText: The quantizers-infrastructure authors
 # SPDX-License-Identifier: Apache-2.0
-"""What every registered training method promises, against NumPy and closed forms."""
-
-import copy
-import pickle
+"""What every registered training method computes, against NumPy: its levels, where it starts, what it freezes to."""
 
 import numpy as np
 import pytest
-import torch
+from method_cases import (
+    ACTIVATION,
+    CHANNELS,
+    GRIDS,
+    NAMES,
+    POT,
+    SCHEDULES,
+    SYMMETRIC,
+    TABLES,
+    UNIFORM,
+    WEIGHT,
+    Case,
+    cases_of,
+    class_of,
+    config_of,
+    few_of,
+    frozen_levels,
+    gradients,
+    is_torch,
+    odd_states,
+    perturbed,
+    quantizer_of,
+    run,
+    run_inferable,
+    sample,
+    set_state,
+    state_of,
+    tensor_for,
+    trainable_names,
+    variables_of,
+    wings,
+)
 
 from mct_quantizers.common import arithmetic, numpy_ops
-from mct_quantizers.common.quant_info import QuantizationMethod, QuantizationTarget
-from mct_quantizers.common.quant_params import from_range, from_threshold
-from model_compression_toolkit.trainable_infrastructure.methods.method import (
-    SMALLEST_SCALE,
-    elements_per_scale,
-    method_class,
-    registered_names,
-)
-from model_compression_toolkit.trainable_infrastructure.pytorch.method_quantizer import PytorchMethodQuantizer
+from mct_quantizers.common.lookup_table import LookupTable
+from mct_quantizers.common.quant_info import QuantizationMethod
+from mct_quantizers.common.quant_params import QuantParams
+from model_compression_toolkit.trainable_infrastructure import VariableGroup
+from model_compression_toolkit.trainable_infrastructure.methods.method import SMALLEST_SCALE, method_class
 
-POT, SYMMETRIC, UNIFORM = GRIDS = (
-    QuantizationMethod.POWER_OF_TWO,
-    QuantizationMethod.SYMMETRIC,
-    QuantizationMethod.UNIFORM,
-)
-WEIGHT, ACTIVATION = QuantizationTarget.Weights, QuantizationTarget.Activation
-CHANNELS = 3
-# Every registered method on every grid that it trains: weights both ways, activations per tensor.
-CASES = [
-    pytest.param(name, grid, target, axis, id=f"{name}-{grid.name}-{target.name}-{axis}")
-    for name in registered_names()
-    for grid in GRIDS
-    if grid in method_class(name).supports
-    for target, axis in ((WEIGHT, None), (WEIGHT, 0), (WEIGHT, 1), (ACTIVATION, None))
-]
-cases = pytest.mark.parametrize(("name", "grid", "target", "axis"), CASES)
+# Every method on every grid: weights all three ways, activations per tensor. Keras: one of each target.
+cases = wings(cases_of(*NAMES), few_of(*NAMES))
+ON_GRIDS = [name for name in NAMES if name not in TABLES]
 
 
-def grid_params(grid, axis, num_bits=4, signed=True):
-    size = 1 if axis is None else CHANNELS
-    if grid is UNIFORM:
-        return from_range(-np.linspace(0.5, 0.9, size), np.linspace(1.0, 2.0, size), num_bits, axis=axis)
-    thresholds = 2.0 ** np.arange(size) if grid is POT else np.linspace(0.7, 1.9, size)
-    return from_threshold(thresholds, num_bits, signed, axis=axis, power_of_two=grid is POT)
+def aligned(array, case):
+    return np.asarray(array).reshape((-1, 1) if case.axis == 0 else (1, -1))
 
 
-def values(axis, seed=0, size=40):
-    """Values inside and outside the range, shape (40, 3) or with the channels first."""
-    x = np.random.default_rng(seed).normal(scale=1.5, size=(size, CHANNELS)).astype(np.float32)
-    return torch.tensor(x.T.copy() if axis == 0 else x)
+def reference(x, params):
+    """What a frozen quantizer computes, by the neutral formulas in NumPy."""
+    quantize = arithmetic.lut_quantize if isinstance(params, LookupTable) else arithmetic.fake_quantize
+    with np.errstate(over="ignore"):
+        return quantize(x, params, numpy_ops)
 
 
-def quantizer_of(name, grid, target, axis, **arguments):
-    params = grid_params(grid, axis, **arguments)
-    shape = tuple(values(axis).shape) if target is WEIGHT else None
-    return PytorchMethodQuantizer(name, target, grid, params, shape)
-
-
-def raw_scales(size):
-    """Learned numbers as an optimizer may leave them."""
-    spread = [0.1, -0.2, 0.31, 1e-12, -1e-31, 0.0, 1e-45, -3.7, 100.0]
-    return [np.roll(np.array(spread, np.float32), -start)[:size] for start in range(len(spread))]
+def train(quantizer, case, steps=3):
+    """A few steps in which everything that is learned moves by a twentieth of its size, down the mean square error."""
+    wanted = tensor_for(quantizer, np.sin(sample(case, seed=6)))
+    x = sample(case, seed=5)
+    for _ in range(steps):
+        found = gradients(quantizer, x, lambda output: (output - wanted) * (output - wanted) / x.size)
+        run(quantizer, x, training=True)
+        state = state_of(quantizer)
+        for name in trainable_names(quantizer):
+            size = np.abs(state[name]).max() or 1.0
+            direction = found[name] / (np.abs(found[name]).max() or 1.0)
+            set_state(quantizer, {name: (state[name] - 0.05 * size * direction).astype(np.float32)})
 
 
 @cases
-def test_output_lies_on_the_integer_grid(name, grid, target, axis):
-    quantizer = quantizer_of(name, grid, target, axis)
-    x, params = values(axis), quantizer.params
-    output = quantizer(x).detach().double().numpy()
-    aligned = arithmetic.broadcast_shape(2, axis)
-    codes = output / params.scale.reshape(aligned) + params.zero_point.reshape(aligned)
-    # (q - zero_point)·scale is rounded to float32 once: 2**-24 of at most 2**4 steps.
-    assert np.abs(codes - np.round(codes)).max() <= 2**4 * 2.0**-24
-    assert codes.min() >= params.quant_min - 1e-5
-    assert codes.max() <= params.quant_max + 1e-5
+def test_what_is_learned_is_what_the_paper_says(wing, case):
+    learned = {
+        "STE": set() if case.target is WEIGHT else {"scale"},
+        "DOREFA": set(),
+        "DQA": {"attention"},
+        "SOFT_ROUNDING": {"rounding"},
+        "DSQ": {"scale", "alpha"},
+        "LSQ_PLUS": {"scale", "offset"},
+        "LUT": {"scale", "levels"},
+        "LQ_NETS": {"scale", "basis"},
+    }.get(case.name, {"scale"})
+    assert set(trainable_names(quantizer_of(wing, case))) == learned
+    assert not trainable_names(quantizer_of_frozen_parameters(wing, case))
+
+
+def quantizer_of_frozen_parameters(wing, case):
+    quantizer = class_of(wing, case)(config_of(case), True)
+    quantizer.initialize_quantization(case.shape, "x", None)
+    assert quantizer.get_trainable_variables(VariableGroup.QPARAMS) == []
+    return quantizer
 
 
 @cases
-def test_at_the_start_it_quantizes_as_calibrated(name, grid, target, axis):
-    quantizer, x = quantizer_of(name, grid, target, axis), values(axis)
-    assert quantizer.params == grid_params(grid, axis)
-    expected = arithmetic.fake_quantize(x.numpy(), grid_params(grid, axis), numpy_ops)
-    assert np.array_equal(quantizer(x).detach().numpy(), expected)
+def test_without_trained_parameters_the_gradient_still_reaches_the_tensor(wing, case):
+    found = gradients(quantizer_of_frozen_parameters(wing, case), sample(case))
+    assert set(found) == {"x"}
+    assert found["x"].any()
 
 
 @cases
-def test_freeze_equals_quantize_in_evaluation_bit_for_bit(name, grid, target, axis):
-    quantizer, x = quantizer_of(name, grid, target, axis).eval(), values(axis)
-    for raw in raw_scales(quantizer.scale.numel()):
-        with torch.no_grad():
-            quantizer.scale.copy_(torch.tensor(raw))
-        frozen = quantizer.params
-        expected = arithmetic.fake_quantize(x.numpy(), frozen, numpy_ops)
-        assert np.array_equal(quantizer(x).detach().numpy(), expected), raw
-        assert torch.equal(quantizer.convert2inferable()(x), quantizer(x).detach()), raw
-        assert np.isfinite(frozen.scale).all()
-        assert (frozen.scale >= SMALLEST_SCALE / 2).all()
-        if grid is POT:
-            assert (np.frexp(frozen.scale)[0] == 0.5).all()
-
-
-def expected_gradients(x, upstream, params, factor):
-    """Equations 3 and 5 of Esser et al. 2020 in float64, one element at a time."""
-    aligned = arithmetic.broadcast_shape(x.ndim, params.axis)
-    scale = np.broadcast_to(params.scale.reshape(aligned), x.shape)
-    zero_point = np.broadcast_to(params.zero_point.reshape(aligned), x.shape)
-    to_x, slope = np.zeros(x.shape), np.zeros(x.shape)
-    for index in np.ndindex(x.shape):
-        # The ratio is float32, as in every engine: it decides which side of a tie a value falls on.
-        ratio = float(np.float32(x[index]) / np.float32(scale[index]))
-        position = round(ratio) + zero_point[index]
-        inside = params.quant_min <= position <= params.quant_max
-        code = min(max(position, params.quant_min), params.quant_max)
-        to_x[index] = upstream[index] if inside else 0.0
-        slope[index] = upstream[index] * (code - zero_point[index] - (ratio if inside else 0.0))
-    axes = tuple(i for i in range(x.ndim) if params.axis is None or i != params.axis)
-    return to_x, factor * slope.sum(axis=axes).reshape(params.scale.shape)
+def test_outputs_of_evaluation_are_levels_of_what_it_freezes_to(wing, case):
+    quantizer = quantizer_of(wing, case, **SCHEDULES.get(case.name, {}))
+    perturbed(quantizer)
+    train(quantizer, case)
+    output = run(quantizer, sample(case)).astype(np.float64)
+    levels = frozen_levels(quantizer.params)
+    assert len(levels) <= 2**4
+    levels = np.broadcast_to(levels[:, None, :] if case.axis != 0 else levels[:, :, None], (len(levels), *case.shape))
+    # A level times a scale or threshold is rounded to float32 once.
+    bound = 2.0**-24 * np.abs(levels).max()
+    assert np.abs(output - levels).min(axis=0).max() <= bound
 
 
 @cases
-def test_gradients_follow_the_closed_form(name, grid, target, axis):
-    quantizer, x = quantizer_of(name, grid, target, axis), values(axis, seed=1).requires_grad_()
-    upstream = torch.tensor(np.random.default_rng(2).normal(size=x.shape).astype(np.float32))
-    quantizer(x).backward(upstream)
-    params = quantizer.params
-    factor = (elements_per_scale(x.shape, params) * max(params.quant_max, 1)) ** -0.5
-    to_x, to_scale = expected_gradients(x.detach().numpy(), upstream.numpy(), params, factor)
-    assert np.array_equal(x.grad.numpy(), to_x.astype(np.float32))
-    trainable = dict(quantizer.named_parameters())
-    assert set(trainable) == ({"scale"} if name == "LSQ" else set())
-    for parameter in trainable.values():
-        # A float32 sum of at most 120 terms below 8 in magnitude.
-        bound = factor * 120 * 8 * 120 * 2.0**-24
-        np.testing.assert_allclose(parameter.grad.numpy(), to_scale, rtol=0, atol=bound)
+def test_at_the_start_it_quantizes_as_calibrated(wing, case):
+    quantizer, x = quantizer_of(wing, case), sample(case)
+    params = quantizer.initial_params
+    if case.name == "DOREFA" and case.target is WEIGHT:
+        squeezed = np.tanh(x.astype(np.float64))
+        squeezed /= np.abs(squeezed).max(axis=None if case.axis is None else 1 - case.axis, keepdims=True)
+        ends = np.maximum(np.abs(params.min_range), np.abs(params.max_range))
+        expected = reference((squeezed * aligned(ends, case)).astype(np.float32), params)
+    elif case.name in TABLES and (case.name == "APOT" or case.target is ACTIVATION):
+        # The largest level is that of the calibrated grid, or with a power-of-two threshold near it.
+        largest, table = (params.max_range, quantizer.params)
+        ratio = table.lut_values.max() / table.level_scale * table.threshold / largest
+        assert isinstance(table, LookupTable)
+        if case.target is ACTIVATION:
+            assert 2**-0.5 <= ratio[0] <= 2**0.5
+            assert (np.frexp(table.threshold)[0] == 0.5).all()
+        else:
+            np.testing.assert_allclose(ratio, 1.0, rtol=1e-6 if case.grid is SYMMETRIC or case.name != "APOT" else 0.5)
+        return
+    else:
+        expected = reference(x, params)
+        if case.name not in TABLES:
+            assert quantizer.params == params
+    np.testing.assert_array_equal(run(quantizer, x), expected)
 
 
-@pytest.mark.parametrize("grid", [SYMMETRIC, UNIFORM])
-@pytest.mark.parametrize("axis", [None, 0, 1])
-def test_lsq_scale_gradient_equals_finite_differences_of_its_smooth_surrogate(grid, axis):
+@cases
+def test_it_freezes_to_what_it_computes_in_evaluation_bit_for_bit(wing, case):
+    """After steps of training, and with numbers as no training should leave them."""
+    quantizer, x = quantizer_of(wing, case, **SCHEDULES.get(case.name, {})), sample(case)
+    x.flat[:6] = [0.0, -0.0, np.inf, -np.inf, 3e38, 1e-45]
+    train(quantizer, case)
+    for state in [{}, *odd_states(quantizer)]:
+        set_state(quantizer, state)
+        frozen, output = quantizer.params, run(quantizer, x)
+        assert output.dtype == np.float32
+        np.testing.assert_array_equal(output, run_inferable(quantizer, x), err_msg=str(state))
+        if case.name not in ("DOREFA", "SOFT_ROUNDING"):
+            # These two change the weight as well.
+            np.testing.assert_array_equal(output, reference(x, frozen), err_msg=str(state))
+        size = frozen.threshold if isinstance(frozen, LookupTable) else frozen.scale
+        assert np.isfinite(size).all()
+        assert (size >= SMALLEST_SCALE).all()
+        is_power_of_two = case.grid is POT or (case.name in TABLES and case.target is ACTIVATION)
+        assert not is_power_of_two or (np.frexp(size)[0] == 0.5).all()
+
+
+@cases
+def test_integer_codes_are_those_of_what_it_freezes_to(wing, case):
+    quantizer, x = quantizer_of(wing, case), sample(case)
+    perturbed(quantizer)
+    codes = np.asarray(quantizer.quantize(tensor_for(quantizer, x)))
+    params, output = quantizer.params, run(quantizer, x)
+    assert codes.dtype == np.int32
+    if isinstance(params, LookupTable):
+        values = arithmetic.lut_dequantize(codes, params, numpy_ops, x)
+    else:
+        values = arithmetic.dequantize(codes, params, numpy_ops, x)
+    np.testing.assert_array_equal(values, output)
+
+
+@cases
+def test_a_learned_scale_counts_by_its_magnitude(wing, case):
+    """A step of the optimizer across zero leaves the grid and turns the gradient to the learned number around."""
+    quantizer, x, results = quantizer_of(wing, case), sample(case, seed=4), []
+    scale = state_of(quantizer)["scale"] * np.float32(1.1)
+    for sign in (np.float32(1.0), np.float32(-1.0)):
+        set_state(quantizer, {"scale": sign * scale})
+        found = gradients(quantizer, x)
+        gradient = found.pop("scale", np.zeros(1)) * sign
+        results.append((run(quantizer, x), gradient, quantizer.params, found))
+    (output, gradient, params, rest), (turned_output, turned_gradient, turned_params, turned_rest) = results
+    np.testing.assert_array_equal(output, turned_output)
+    np.testing.assert_array_equal(gradient, turned_gradient)
+    assert params == turned_params
+    for name, each in rest.items():
+        np.testing.assert_array_equal(each, turned_rest[name])
+
+
+@pytest.mark.parametrize("case", [case for case in cases_of(*NAMES) if case.grid is POT and case.axis is None], ids=str)
+def test_power_of_two_scales_round_in_the_logarithm(case):
+    pytest.importorskip("torch")
+    quantizer = quantizer_of("pytorch", case)
+    for raw in np.float32([*np.geomspace(1e-6, 1e6, 61), 0.7, 0.71, 1.41, 1.42, 3.0, -0.3]):
+        set_state(quantizer, {"scale": np.array([raw])})
+        params = quantizer.params
+        scale = params.threshold / 2.0**3 if isinstance(params, LookupTable) else params.scale
+        assert scale[0] == 2.0 ** np.round(np.log2(abs(np.float64(raw))))
+
+
+@cases
+@pytest.mark.parametrize("training", [False, True])
+def test_zero_stays_zero_whatever_was_learned(wing, case, training):
+    quantizer = quantizer_of(wing, case)
+    x = sample(case)
+    x.flat[::2] = 0.0
+    for state in [{}, *odd_states(quantizer)[:4]]:
+        set_state(quantizer, {name: value for name, value in state.items() if name not in ("rounding", "attention")})
+        output = run(quantizer, x, training)
+        # In training a weight is rounded by a share that is computed of logarithms and tangents.
+        bound = 2.0**-20 * quantizer.params.scale.max() if training and case.name == "SOFT_ROUNDING" else 0.0
+        assert np.abs(output.flat[::2]).max() <= bound
+        assert np.isfinite(output).all()
+
+
+# Of DoReFa's weights the largest one is the measure of all others: there is no NaN or infinity to keep apart.
+@wings(*([c for c in few if (c.name, c.target) != ("DOREFA", WEIGHT)] for few in (cases_of(*NAMES), few_of(*NAMES))))
+@pytest.mark.parametrize("training", [False, True])
+def test_nan_stays_nan_and_infinity_saturates(wing, case, training):
+    quantizer = quantizer_of(wing, case, **SCHEDULES.get(case.name, {}))
+    end_of_schedule = {
+        name: np.full(1, 1e3, np.float32) for name in ("step", "annealing_step") if name in state_of(quantizer)
+    }
+    set_state(quantizer, end_of_schedule)
+    x = np.zeros(case.shape, np.float32)
+    first = (slice(None), 0) if case.axis != 0 else (0, slice(None))
+    x[first][:3] = [np.nan, np.inf, -np.inf]
+    output = run(quantizer, x, training)[first]
+    levels = frozen_levels(quantizer.params)[:, 0]
+    assert np.isnan(output[0])
+    # See above.
+    assert np.abs(output[3:]).max() <= (2.0**-20 if case.name == "SOFT_ROUNDING" else 0.0)
+    if case.name == "DQA" and training:
+        # A mixture: the finer grids reach a little further.
+        assert levels[-1] * 0.999 <= output[1] <= levels[-1] * 1.15
+        assert levels[0] * 1.05 <= output[2] <= levels[0] * 0.999
+    else:
+        np.testing.assert_array_equal(output[1:3], np.float32(levels[[-1, 0]]))
+
+
+@cases
+def test_training_and_gradients_are_finite_whatever_was_learned(wing, case):
+    quantizer, x = quantizer_of(wing, case, **SCHEDULES.get(case.name, {})), sample(case)
+    for state in odd_states(quantizer):
+        bounded = {name: np.clip(value, -1e4, 1e4) for name, value in state.items()}
+        set_state(quantizer, bounded)
+        found = gradients(quantizer, x)
+        for name, gradient in found.items():
+            assert np.isfinite(gradient).all(), (name, bounded)
+        set_state(quantizer, bounded)
+        assert np.isfinite(run(quantizer, x, training=True)).all()
+
+
+@pytest.mark.parametrize("num_bits", [2, 3, 5, 8])
+@wings([case for case in cases_of(*NAMES) if case.axis is None], few_of("LSQ", "LUT"))
+def test_every_width_trains_and_freezes(wing, case, num_bits):
+    is_unsigned_too = case.target is ACTIVATION and case.grid is not UNIFORM
+    for signed in (True, False) if is_unsigned_too else (True,):
+        quantizer = quantizer_of(wing, case, num_bits, signed)
+        perturbed(quantizer)
+        train(quantizer, case)
+        x, params = sample(case), quantizer.params
+        output = run(quantizer, x)
+        np.testing.assert_array_equal(output, run_inferable(quantizer, x))
+        assert params.num_bits == quantizer.num_bits == num_bits
+        assert params.signed == quantizer.sign == (signed and case.grid is not UNIFORM)
+        assert quantizer.power_of_two == (case.grid is POT)
+        assert 2 < len(np.unique(output)) <= 2**num_bits * (1 if case.axis is None else CHANNELS)
+        assert signed or (output >= 0).all()
+
+
+@wings(cases_of("LSQ", "STE", "DSQ", "EWGS", "PACT", "LSQ_PLUS", "DOREFA"), few_of("LSQ"))
+@pytest.mark.parametrize("num_bits", [1, 16])
+def test_grids_have_up_to_sixteen_bits(wing, case, num_bits):
+    quantizer, x = quantizer_of(wing, case, num_bits), sample(case)
+    np.testing.assert_array_equal(run(quantizer, x), run_inferable(quantizer, x))
+    assert all(np.isfinite(gradient).all() for gradient in gradients(quantizer, x).values())
+
+
+@pytest.mark.parametrize(("name", "num_bits", "text"), [
+    *((name, 16, "at most 8 bits. Received: 16 bits") for name in TABLES),
+    ("APOT", 1, "at least 2 bits with sign. Received: 1 bit"),
+])  # fmt: skip
+def test_widths_that_a_table_cannot_have_are_refused(name, num_bits, text):
+    pytest.importorskip("torch")
+    with pytest.raises(ValueError, match=text):
+        quantizer_of("pytorch", Case(name, SYMMETRIC), num_bits)
+
+
+@pytest.mark.parametrize("name", ["SOFT_ROUNDING", "STOCHASTIC"])
+@pytest.mark.parametrize("shape", [None, ()])
+def test_methods_with_a_number_for_each_element_need_the_shape(name, shape):
+    pytest.importorskip("torch")
+    quantizer = class_of("pytorch", Case(name, SYMMETRIC))(config_of(Case(name, SYMMETRIC)))
+    with pytest.raises(ValueError, match=f"{name} needs the shape of the weight. Received: "):
+        quantizer.initialize_quantization(shape, "x", None)
+    assert not state_of(quantizer)
+
+
+@pytest.mark.parametrize(("num_bits", "signed"), [(2, True), (4, True), (8, True), (3, False), (8, False)])
+@pytest.mark.parametrize("batch", [1, 4, 16])
+def test_lsq_factor_of_an_activation_counts_the_batch(num_bits, signed, batch):
+    pytest.importorskip("torch")
+    quantizer = quantizer_of("pytorch", Case("LSQ", SYMMETRIC, ACTIVATION), num_bits, signed)
+    # 7·n elements far above the range, each with slope quant_max: the factor 1/sqrt(7·n·quant_max).
+    found = gradients(quantizer, np.full((batch, 7), 1e3, np.float32))
+    expected = np.sqrt(7.0 * batch * quantizer.initial_params.quant_max)
+    np.testing.assert_allclose(found["scale"], [expected], rtol=1e-6)
+
+
+@pytest.mark.parametrize("case", [case for case in cases_of("LSQ", "DSQ") if case.grid is not POT], ids=str)
+def test_scale_gradient_equals_finite_differences_of_the_estimators_surrogate(case):
     """The straight-through estimator takes round(v) for v + c with a constant c.
 
     Its surrogate in the scale is `clip(x/s + c, quant_min - z, quant_max - z) · s` with c = round(x/s) - x/s held at
     the point of expansion: smooth wherever x is not at the clipping edge, and differentiable by finite differences.
     """
-    quantizer = quantizer_of("LSQ", grid, WEIGHT, axis)
-    x, params = values(axis, seed=3), quantizer.params
-    quantizer(x).sum().backward()
-    aligned = arithmetic.broadcast_shape(2, axis)
-    zero_point, start = params.zero_point.reshape(aligned), params.scale.reshape(aligned)
-    ratio = x.double().numpy() / start
-    constant = np.round(ratio) - ratio
+    pytest.importorskip("torch")
+    quantizer, x = quantizer_of("pytorch", case), sample(case, seed=3)
+    params = quantizer.initial_params
+    zero_point, start = aligned(params.zero_point, case), aligned(params.scale, case)
+    ratio = x.astype(np.float64) / start
+    low, high = params.quant_min - zero_point, params.quant_max - zero_point
+    constant, inside = np.round(ratio) - ratio, (np.round(ratio) >= low) & (np.round(ratio) <= high)
+    alpha = 0.2
 
     def surrogate(scale):
-        moved = x.double().numpy() / scale + constant
-        inside = (np.round(ratio) >= params.quant_min - zero_point) & (np.round(ratio) <= params.quant_max - zero_point)
-        edge = np.clip(np.round(ratio), params.quant_min - zero_point, params.quant_max - zero_point)
-        total = np.where(inside, moved, edge) * scale
-        return total.sum(axis=None if axis is None else 1 - axis).reshape(-1)
+        moved = x.astype(np.float64) / scale + constant
+        if case.name == "DSQ":
+            middle = np.floor(ratio) + 0.5
+            moved = middle + np.tanh(np.log(2 / alpha - 1) * (x / scale - middle)) / (2 * (1 - alpha))
+        total = np.where(inside, moved, np.clip(np.round(ratio), low, high)) * scale
+        return total.sum(axis=None if case.axis is None else 1 - case.axis).reshape(-1)
 
-    step = 1e-5
+    step = 1e-6
     slope = (surrogate(start * (1 + step)) - surrogate(start * (1 - step))) / (2 * step * params.scale)
-    factor = (elements_per_scale(x.shape, params) * params.quant_max) ** -0.5
-    # Central differences of a function of 1/s: step**2 relative, and float64 cancellation of 1e-16/step.
-    np.testing.assert_allclose(quantizer.scale.grad.numpy(), factor * slope, rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize(("num_bits", "signed"), [(2, True), (4, True), (8, True), (3, False), (8, False)])
-@pytest.mark.parametrize(("shape", "axis"), [((4, 3), None), ((4, 3), 1), ((3, 5, 2), 0), ((16, 3, 2, 2), 1)])
-def test_lsq_gradient_factor_is_that_of_the_paper(num_bits, signed, shape, axis):
-    params = grid_params(SYMMETRIC, axis, num_bits, signed)
-    quantizer = PytorchMethodQuantizer("LSQ", WEIGHT, SYMMETRIC, params, shape)
-    # All values far above the range: each contributes quant_max to the slope.
-    quantizer(torch.full(shape, 1e3)).sum().backward()
-    count = np.prod(shape) // quantizer.scale.numel()
-    expected = count * params.quant_max / np.sqrt(count * params.quant_max)
-    np.testing.assert_allclose(quantizer.scale.grad.numpy(), np.full(params.scale.shape, expected), rtol=1e-6)
-
-
-def test_lsq_activation_factor_counts_the_batch():
-    params = grid_params(SYMMETRIC, None, 8, signed=False)
-    gradients = []
-    for size in (1, 4, 16):
-        quantizer = PytorchMethodQuantizer("LSQ", ACTIVATION, SYMMETRIC, params)
-        quantizer(torch.full((size, 7), 1e3)).sum().backward()
-        gradients.append(float(quantizer.scale.grad))
-    # 7·n elements, each with slope 255: the factor turns n·255 into sqrt(n·255).
-    np.testing.assert_allclose(gradients, np.sqrt(7.0 * 255 * np.array([1, 4, 16])), rtol=1e-6)
+    factor = (x.size / params.scale.size * params.quant_max) ** -0.5
+    # Sums of up to 120 terms in float32, each up to eight.
+    np.testing.assert_allclose(gradients(quantizer, x)["scale"], factor * slope, rtol=1e-4, atol=1e-4)
 
 
 @cases
-def test_a_learned_scale_counts_by_its_magnitude(name, grid, target, axis):
-    """A step of the optimizer across zero leaves the grid and turns the gradient to the learned number around."""
-    results = []
-    for sign in (1.0, -1.0):
-        quantizer, x = quantizer_of(name, grid, target, axis), values(axis, seed=4)
-        with torch.no_grad():
-            quantizer.scale.mul_(1.1 * sign)
-        output = quantizer(x)
-        gradient = None
-        if output.requires_grad:
-            output.sum().backward()
-            gradient = sign * quantizer.scale.grad
-        results.append((output.detach(), gradient, quantizer.params))
-    assert torch.equal(results[0][0], results[1][0])
-    assert results[0][2] == results[1][2]
-    assert (results[0][1] is None) == (name == "STE")
-    if results[0][1] is not None:
-        assert results[0][1].abs().max() > 0
-        assert torch.equal(results[0][1], results[1][1])
-
-
-@pytest.mark.parametrize("name", registered_names())
-def test_power_of_two_scales_round_in_the_logarithm(name):
-    quantizer = quantizer_of(name, POT, ACTIVATION, None)
-    for raw in (*np.geomspace(1e-6, 1e6, 61), 0.7, 0.71, 1.41, 1.42, 3.0, -0.3):
-        with torch.no_grad():
-            quantizer.scale.fill_(raw)
-        assert quantizer.params.scale[0] == 2.0 ** np.round(np.log2(abs(np.float64(np.float32(raw)))))
-
-
-@pytest.mark.parametrize("grid", GRIDS)
-@pytest.mark.parametrize("optimizer", ["SGD", "Adam"])
-@pytest.mark.parametrize(("target", "axis"), [(WEIGHT, 0), (WEIGHT, None), (ACTIVATION, None)])
-def test_learned_scales_stay_positive_and_finite_at_ten_times_the_learning_rate(grid, optimizer, target, axis):
-    for name in registered_names():
-        if grid not in method_class(name).supports:
-            continue
-        quantizer, x = quantizer_of(name, grid, target, axis), values(axis, seed=5).requires_grad_()
-        wanted = torch.sin(values(axis, seed=6))
-        usual = {"SGD": 1e-1, "Adam": 1e-2}[optimizer]
-        trainer = getattr(torch.optim, optimizer)([x, *quantizer.parameters()], lr=10 * usual)
-        for _ in range(200):
-            loss = (quantizer(x) - wanted).square().mean()
-            trainer.zero_grad()
-            loss.backward()
-            trainer.step()
-            assert torch.isfinite(loss)
-            scale = quantizer.params.scale
-            assert np.isfinite(scale).all()
-            assert (scale > 0).all()
-
-
-@pytest.mark.parametrize("name", registered_names())
-def test_nan_stays_nan_and_infinity_saturates(name):
-    quantizer = quantizer_of(name, SYMMETRIC, ACTIVATION, None)
-    x = torch.tensor([float("nan"), float("inf"), float("-inf"), 0.0])
-    output, params = quantizer(x).detach(), quantizer.params
-    assert torch.isnan(output[0])
-    assert output[1:].tolist() == [np.float32(params.max_range[0]), np.float32(params.min_range[0]), 0.0]
-
-
-def test_trained_uniform_grids_keep_zero_exact():
-    quantizer = quantizer_of("LSQ", UNIFORM, ACTIVATION, None)
-    for raw in (0.013, -0.7, 1e-6):
-        with torch.no_grad():
-            quantizer.scale.fill_(raw)
-        assert quantizer(torch.zeros(3)).tolist() == [0.0, 0.0, 0.0]
-
-
-# The quantizer as a module.
+def test_the_inferable_twin_is_of_the_same_target_and_grid(wing, case):
+    quantizer = quantizer_of(wing, case)
+    inferable = quantizer.convert2inferable()
+    assert inferable.quantization_target is case.target
+    expected = case.grid
+    if case.name in TABLES:
+        is_power_of_two = case.grid is POT or case.target is ACTIVATION
+        expected = QuantizationMethod.LUT_POT_QUANTIZER if is_power_of_two else QuantizationMethod.LUT_SYM_QUANTIZER
+    assert inferable.quantization_method == [expected]
+    assert inferable.params == quantizer.params
+    assert not hasattr(inferable, "convert2inferable")
+    assert isinstance(quantizer.params, LookupTable if case.name in TABLES else QuantParams)
 
 
 @cases
-def test_state_has_shape_of_the_channels_and_is_never_a_scalar(name, grid, target, axis):
-    quantizer = quantizer_of(name, grid, target, axis)
-    size = 1 if axis is None else CHANNELS
-    state = quantizer.state_dict()
-    assert set(state) == {"scale", *(["zero_point"] if grid is UNIFORM else [])}
-    assert {tuple(tensor.shape) for tensor in state.values()} == {(size,)}
-    assert quantizer.scale.dtype == torch.float32
+def test_state_is_of_the_shape_of_the_channels_and_never_a_scalar(wing, case):
+    quantizer = quantizer_of(wing, case)
+    size = 1 if case.axis is None else CHANNELS
+    others = {"attention": (3,), "levels": (16,), "basis": (4,), "step": (1,), "annealing_step": (1,)}
+    others |= dict.fromkeys(("rounding", "noise"), case.shape)
+    for name, value in state_of(quantizer).items():
+        assert value.shape == others.get(name, (size,)), name
+        assert value.dtype == np.float32, name
+    assert "scale" in state_of(quantizer)
 
 
 @cases
-def test_state_survives_deepcopy_pickle_and_a_strict_load(name, grid, target, axis):
-    quantizer, x = quantizer_of(name, grid, target, axis), values(axis)
-    with torch.no_grad():
-        quantizer.scale.mul_(1.3)
-    for twin in (copy.deepcopy(quantizer), pickle.loads(pickle.dumps(quantizer))):
-        assert torch.equal(twin(x), quantizer(x))
-        assert twin.params == quantizer.params
-        assert twin.scale is not quantizer.scale
-    fresh = quantizer_of(name, grid, target, axis)
-    assert not torch.equal(fresh.scale, quantizer.scale)
-    fresh.load_state_dict(quantizer.state_dict(), strict=True)
-    assert torch.equal(fresh(x), quantizer(x))
-
-
-@pytest.mark.parametrize("cast", ["half", "bfloat16"])
-@pytest.mark.parametrize("name", registered_names())
-def test_half_precision_keeps_the_scale_in_float32_bit_for_bit(name, cast):
-    quantizer = quantizer_of(name, UNIFORM, WEIGHT, 1)
-    before = {key: tensor.clone() for key, tensor in quantizer.state_dict().items()}
-    getattr(quantizer, cast)()
-    for key, tensor in quantizer.state_dict().items():
-        assert tensor.dtype == before[key].dtype
-        assert torch.equal(tensor, before[key])
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-@pytest.mark.parametrize("name", registered_names())
-def test_output_has_the_dtype_of_the_input_and_the_codes_of_float32(name, dtype):
-    quantizer, x = quantizer_of(name, UNIFORM, WEIGHT, 1), values(1).to(dtype)
-    output = quantizer(x)
-    assert output.dtype == dtype
-    wide = x.double() if dtype == torch.float64 else x.float()
-    assert torch.equal(output, quantizer(wide).to(dtype))
-
-
-@pytest.mark.parametrize("name", registered_names())
-def test_autocast_keeps_the_dtype_of_the_input(name):
-    quantizer, x = quantizer_of(name, UNIFORM, ACTIVATION, None), values(None)
-    for dtype in (torch.float32, torch.bfloat16):
-        expected = quantizer(x.to(dtype))
-        with torch.autocast("cpu", torch.bfloat16):
-            output = quantizer(x.to(dtype))
-        assert output.dtype == dtype
-        assert torch.equal(output, expected)
-
-
-@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
-@pytest.mark.parametrize("name", registered_names())
-@pytest.mark.parametrize("grid", GRIDS)
-def test_compiled_forward_and_backward_equal_eager(name, grid):
-    torch._dynamo.reset()
-    results = []
-    for compile_it in (False, True):
-        quantizer, x = quantizer_of(name, grid, WEIGHT, 1), values(1).requires_grad_()
-        call = torch.compile(quantizer, fullgraph=True, backend="aot_eager") if compile_it else quantizer
-        output = call(x)
-        output.square().sum().backward()
-        results.append([output.detach(), x.grad, *(p.grad for p in quantizer.parameters())])
-    for eager, compiled in zip(*results, strict=True):
-        assert torch.equal(eager, compiled)
-
-
-@pytest.mark.parametrize("name", registered_names())
-def test_wrong_input_is_refused(name):
-    quantizer = quantizer_of(name, SYMMETRIC, WEIGHT, 1)
-    with pytest.raises(TypeError, match=r"floating-point.*int64"):
-        quantizer(torch.zeros(4, 3, dtype=torch.int64))
-    with pytest.raises(ValueError, match=r"3 channels.*\(3, 4\)"):
-        quantizer(torch.zeros(3, 4))
+def test_the_state_is_made_once(wing, case):
+    quantizer = quantizer_of(wing, case)
+    changed, kept = perturbed(quantizer), variables_of(quantizer)
+    returned = quantizer.initialize_quantization(case.shape, "again", None)
+    assert returned is quantizer.quantizer_parameters or returned == quantizer.quantizer_parameters
+    assert all(kept[name] is variable for name, variable in variables_of(quantizer).items())
+    for name, value in state_of(quantizer).items():
+        np.testing.assert_array_equal(value, changed[name])
 
 
 @cases
-def test_inferable_twin_is_of_the_same_target_and_grid(name, grid, target, axis):
-    inferable = quantizer_of(name, grid, target, axis).convert2inferable()
-    assert inferable.quantization_target is target
-    assert inferable.quantization_method == [grid]
-    assert not list(inferable.parameters())
+def test_without_state_it_says_how_to_get_it(wing, case):
+    quantizer = class_of(wing, case)(config_of(case))
+    with pytest.raises(ValueError, match=r"has no state yet: put it into a wrapper or holder"):
+        quantizer(tensor_for(quantizer, sample(case)))
+    with pytest.raises(ValueError, match=r"has no state yet"):
+        quantizer.convert2inferable()
 
 
-def test_print_shows_method_grid_and_width():
-    text = repr(quantizer_of("LSQ", UNIFORM, WEIGHT, 1))
-    assert "LSQ, UNIFORM, num_bits=4, axis=1" in text
+@cases
+def test_wrong_input_is_refused(wing, case):
+    quantizer = quantizer_of(wing, case)
+    with pytest.raises(TypeError, match=r"floating-point.*int"):
+        quantizer(tensor_for(quantizer, np.zeros(case.shape, np.int32)))
+    if case.axis is not None:
+        with pytest.raises(ValueError, match=r"3 channels.*\(5, 5\)"):
+            quantizer(tensor_for(quantizer, np.zeros((5, 5), np.float32)))
+    # A failed call counts as none.
+    np.testing.assert_equal(state_of(quantizer), state_of(quantizer_of(wing, case)))
+
+
+@wings([Case(name, grid) for name in NAMES for grid in GRIDS if grid not in method_class(name).supports], few_of("LSQ"))
+def test_a_grid_or_target_that_is_not_trained_is_refused(wing, case):
+    if case.name in ON_GRIDS and case.grid in method_class(case.name).supports:
+        case = Case("SOFT_ROUNDING", SYMMETRIC, ACTIVATION)
+    with pytest.raises(ValueError, match=f"{case.name} trains .*Received: "):
+        class_of(wing, case)
+
+
+SETTINGS = {
+    "DQA": {"temperature": 3.0, "steps": 7, "penalty": 0.0},
+    "PACT": {"decay": 0.1},
+    "EWGS": {"factor": 0.3},
+    "SOFT_ROUNDING": {"steps": 7, "penalty": 0.5},
+    "GRADUAL": {"method": "DQA", "start": 3, "end": 9, "arguments": {"steps": 5}},
+    "STOCHASTIC": {"method": "PACT", "start": 3, "end": 9, "arguments": {"decay": 0.2}},
+}
+
+
+@wings([Case(name, method_grid, WEIGHT, 1) for name, method_grid in zip(SETTINGS, 2 * GRIDS, strict=True)],
+       [Case(name, SYMMETRIC, WEIGHT, 1) for name in SETTINGS])  # fmt: skip
+def test_settings_reach_the_method(wing, case):
+    settings = SETTINGS[case.name]
+    quantizer = quantizer_of(wing, case, **settings)
+    assert quantizer.method_arguments == settings
+    for name, value in settings.items():
+        if name not in ("method", "arguments"):
+            assert getattr(quantizer.method, name) == value
+    if "method" in settings:
+        assert quantizer.method.inner.name == settings["method"]
+        assert all(getattr(quantizer.method.inner, name) == value for name, value in settings["arguments"].items())
+    assert is_torch(quantizer) == (wing == "pytorch")
+
+
+@pytest.mark.parametrize(("name", "settings", "error", "text"), [
+    ("DQA", {"temperature": "x"}, TypeError, "`temperature` must be a number. Received: temperature='x'"),
+    ("DQA", {"temperature": -1}, ValueError, "must be from 0.0 to inf, and finite. Received: temperature=-1"),
+    ("DQA", {"temperature": float("nan")}, ValueError, "`temperature` must be .*finite. Received: temperature=nan"),
+    ("DQA", {"steps": 0}, ValueError, "`steps` must be at least 1. Received: steps=0"),
+    ("DQA", {"steps": 2.5}, TypeError, "`steps` must be an integer. Received: steps=2.5"),
+    ("DQA", {"steps": True}, TypeError, "`steps` must be an integer. Received: steps=True"),
+    ("DQA", {"penalty": -0.1}, ValueError, "`penalty` must be from 0.0 to inf"),
+    ("PACT", {"decay": None}, TypeError, "`decay` must be a number. Received: decay=None"),
+    ("PACT", {"decay": -1e-9}, ValueError, "`decay` must be from 0.0"),
+    ("EWGS", {"factor": True}, TypeError, "`factor` must be a number. Received: factor=True"),
+    ("EWGS", {"factor": -0.1}, ValueError, "`factor` must be from 0.0"),
+    ("SOFT_ROUNDING", {"steps": -3}, ValueError, "`steps` must be at least 1. Received: steps=-3"),
+    ("SOFT_ROUNDING", {"penalty": float("inf")}, ValueError, "`penalty` must be .*finite. Received: penalty=inf"),
+    ("GRADUAL", {"start": 5, "end": 5}, ValueError, "`start` must be below `end`. Received: start=5, end=5"),
+    ("GRADUAL", {"start": -1}, ValueError, "`start` must be at least 0. Received: start=-1"),
+    ("GRADUAL", {"end": "9"}, TypeError, "`end` must be an integer. Received: end='9'"),
+    ("GRADUAL", {"method": "NOPE"}, ValueError, r"must be one of \[.*\]. Received: 'NOPE'"),
+    ("GRADUAL", {"method": "STOCHASTIC"}, ValueError, "not annealed itself. Received: method='STOCHASTIC'"),
+    ("STOCHASTIC", {"method": "GRADUAL"}, ValueError, "not annealed itself. Received: method='GRADUAL'"),
+    ("STOCHASTIC", {"method": "LSQ_PLUS"}, ValueError, r"LSQ_PLUS trains \['UNIFORM'\]. Received: SYMMETRIC"),
+    ("GRADUAL", {"method": "DQA", "arguments": {"steps": 0}}, ValueError, "`steps` must be at least 1"),
+])  # fmt: skip
+def test_wrong_settings_are_refused(name, settings, error, text):
+    pytest.importorskip("torch")
+    with pytest.raises(error, match=text):
+        quantizer_of("pytorch", Case(name, SYMMETRIC, WEIGHT, 1), **settings)
+
+
+@pytest.mark.parametrize("case", cases_of(*NAMES), ids=str)
+def test_print_shows_method_grid_and_width(case):
+    pytest.importorskip("torch")
+    assert f"{case.name}, {case.grid.name}, num_bits=4, axis={case.axis}" in repr(quantizer_of("pytorch", case))

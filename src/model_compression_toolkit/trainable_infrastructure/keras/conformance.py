@@ -15,13 +15,10 @@ import numpy as np
 from mct_quantizers.common.quantizer_dispatch import frozen_weight_of, takes_training
 from mct_quantizers.keras.activation_quantization_holder import KerasActivationQuantizationHolder
 from mct_quantizers.keras.quantizers import BaseKerasInferableQuantizer
-from model_compression_toolkit.trainable_infrastructure.common.conformance import (
-    ConformanceReport,
-    Output,
-    TrainingCall,
-    run_checks,
-)
-from model_compression_toolkit.trainable_infrastructure.common.conformance_cases import Array
+from model_compression_toolkit.trainable_infrastructure.common.conformance.cases import Array
+from model_compression_toolkit.trainable_infrastructure.common.conformance.report import ConformanceReport
+from model_compression_toolkit.trainable_infrastructure.common.conformance.run import run_checks
+from model_compression_toolkit.trainable_infrastructure.common.conformance.wing import Output, TrainingCall
 from model_compression_toolkit.trainable_infrastructure.common.trainable_quantizer_config import (
     TrainableQuantizerConfig,
 )

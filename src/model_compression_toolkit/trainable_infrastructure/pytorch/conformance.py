@@ -20,13 +20,10 @@ from mct_quantizers.common.quantizer_dispatch import frozen_weight_of, takes_tra
 from mct_quantizers.pytorch.activation_quantization_holder import PytorchActivationQuantizationHolder
 from mct_quantizers.pytorch.quantize_wrapper import PytorchQuantizationWrapper
 from mct_quantizers.pytorch.quantizers import BasePyTorchInferableQuantizer
-from model_compression_toolkit.trainable_infrastructure.common.conformance import (
-    ConformanceReport,
-    Output,
-    TrainingCall,
-    run_checks,
-)
-from model_compression_toolkit.trainable_infrastructure.common.conformance_cases import Array
+from model_compression_toolkit.trainable_infrastructure.common.conformance.cases import Array
+from model_compression_toolkit.trainable_infrastructure.common.conformance.report import ConformanceReport
+from model_compression_toolkit.trainable_infrastructure.common.conformance.run import run_checks
+from model_compression_toolkit.trainable_infrastructure.common.conformance.wing import Output, TrainingCall
 from model_compression_toolkit.trainable_infrastructure.common.trainable_quantizer_config import (
     TrainableQuantizerConfig,
 )

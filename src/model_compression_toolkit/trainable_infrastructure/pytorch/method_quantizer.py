@@ -55,6 +55,11 @@ class PytorchMethodQuantizer(MethodQuantizer, BasePytorchTrainableQuantizer):
         result: Tensor = self._quantized(inputs, self.training if training is None else training)
         return result
 
+    def regularization(self, weight: Tensor | None = None) -> Tensor | None:
+        """See `MethodQuantizer.regularization`; of whole tensors where a model is sharded."""
+        result: Tensor | None = super().regularization(None if weight is None else _whole(weight))
+        return result
+
     def convert2inferable(self) -> Any:
         """The inferable quantizer with what was learned, on the same device."""
         return super().convert2inferable().to(self._variable(next(iter(self._state()))).device)
@@ -76,8 +81,7 @@ class PytorchMethodQuantizer(MethodQuantizer, BasePytorchTrainableQuantizer):
         return result
 
     def _variable(self, key: str) -> Tensor:
-        variable: Tensor = getattr(self, key)
-        return variable
+        return _whole(getattr(self, key))
 
     def _as_array(self, variable: Tensor) -> Any:
         return variable.detach().cpu().numpy()
@@ -86,3 +90,10 @@ class PytorchMethodQuantizer(MethodQuantizer, BasePytorchTrainableQuantizer):
         with torch.no_grad():
             for key, value in values.items():
                 self._variable(key).copy_(value)
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    """The tensor, gathered where it is a part of a sharded one (a `DTensor`); differentiable."""
+    gather = getattr(tensor, "full_tensor", None)
+    result: Tensor = tensor if gather is None else gather()
+    return result

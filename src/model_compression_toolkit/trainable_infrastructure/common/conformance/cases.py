@@ -28,7 +28,7 @@ from model_compression_toolkit.trainable_infrastructure.common.trainable_quantiz
     method_of,
 )
 
-__all__ = ["Case", "folded", "inferable_cases", "rows", "trainable_cases"]
+__all__ = ["Array", "Case", "folded", "inferable_cases", "rows", "trainable_cases"]
 
 Array = npt.NDArray[Any]
 
@@ -50,6 +50,7 @@ class Case:
         name: what the report calls it.
         group: at least one case of each group must be one that the class can be constructed for.
         make: constructs a quantizer, with keyword arguments that replace those of the case.
+        arguments: names of the constructor arguments that `make` gives by keyword.
         is_weight: whether it quantizes a weight.
         num_bits: width of the integer; None where nothing tells it.
         axis: axis of the channels that have parameters of their own; None per tensor.
@@ -59,6 +60,7 @@ class Case:
     name: str
     group: str
     make: Callable[..., Any]
+    arguments: frozenset[str]
     is_weight: bool
     num_bits: int | None
     axis: int | None
@@ -206,7 +208,7 @@ def _trainable_case(
     name = _name(grid, num_bits, is_weight, axis, signed)
     shape = _shape(low.size, axis, rank, channels_first)
     values = _values(low, high, num_bits, grid, signed, shape, axis)
-    return Case(name, group, make, is_weight, num_bits, axis, values)
+    return Case(name, group, make, frozenset(arguments), is_weight, num_bits, axis, values)
 
 
 def _made_arguments(
@@ -269,7 +271,7 @@ def _inferable_case(
     name = _name(grid, num_bits, is_weight, axis, signed)
     shape = _shape(low.size, axis, rank, channels_first)
     values = _values(low, high, num_bits, grid, signed, shape, axis)
-    return Case(name, getattr(grid, "name", ""), make, is_weight, num_bits, axis, values)
+    return Case(name, getattr(grid, "name", ""), make, frozenset(arguments), is_weight, num_bits, axis, values)
 
 
 def _name(grid: Any, num_bits: Any, is_weight: bool, axis: int | None, signed: bool) -> str:
