@@ -435,6 +435,18 @@ def test_the_default_compiler_trains_as_eager_does(name):
 
 
 @compiles
+@pytest.mark.parametrize("name", ["LSQ", "APOT", "SOFT_ROUNDING"])
+def test_channels_count_for_a_compiler_that_does_not_know_the_shapes(name):
+    torch.compiler.reset()
+    eager, dynamic = torch_network(plan_of(name)), torch_network(plan_of(name))
+    call = torch.compile(dynamic, fullgraph=True, dynamic=True, backend="aot_eager")
+    for size in (3, 5):
+        expected, output = eager(inputs()[:size]), call(inputs()[:size])
+        assert torch.equal(output, expected)
+        output.sum().backward()
+
+
+@compiles
 @plans
 def test_switching_between_training_and_evaluation_compiles_twice_in_all(plan):
     torch.compiler.reset()
