@@ -173,7 +173,10 @@ def main() -> None:
     epochs = options.epochs or DEFAULT_EPOCHS[options.dataset]
     target = options.json or ROOT / "benchmarks" / "results" / f"qat_methods_{options.dataset}.json"
     settings = {"dataset": options.dataset, "epochs": epochs, "learning_rate": LEARNING_RATE}
-    versions = {"torch": torch.__version__, "python": platform.python_version(), "mct": mct.__version__}
+    versions = {
+        **{"torch": torch.__version__, "python": platform.python_version(), "mct": mct.__version__},
+        "threads": torch.get_num_threads(),
+    }
     runs: dict[str, dict[str, float]] = {}
     if target.is_file():
         former = json.loads(target.read_text(encoding="utf-8"))
