@@ -185,7 +185,7 @@ def test_pact_learns_from_clipped_elements_only(wing, case):
     """Choi et al. 2018, equation 3: dα is 1 at and above α, 0 below; here α = scale · quant_max, at both ends."""
     point = Point(wing, case)
     to_x, _ = point.lsq()
-    to_scale = point.factor * point.upstream * np.where(point.inside, 0.0, point.steps)
+    to_scale = point.upstream * np.where(point.inside, 0.0, point.steps)
     point.check(point.found(), to_x, scale=point.per_scale(to_scale))
 
 

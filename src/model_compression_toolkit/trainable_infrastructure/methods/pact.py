@@ -21,8 +21,7 @@ class PACT(Method, name="PACT", supports=GRIDS):
 
     Learns the clipping value, here as `scale`: it gets a gradient from clipped elements only (equation 3, with
     α = scale · quant_max), and an L2 penalty keeps it small (section 3.2). Differs: signed and uniform grids are
-    clipped at both ends; weights may be trained so too; the gradient is multiplied by 1/sqrt(N · quant_max), as in LSQ,
-    so that one learning rate serves layers of all sizes.
+    clipped at both ends; weights may be trained so too.
 
     Args:
         decay: factor of the penalty, decay · Σ α².
@@ -45,8 +44,7 @@ class PACT(Method, name="PACT", supports=GRIDS):
         position = arithmetic.position(x, scale, zero_point, ops)
         end = ops.clip(position, params.quant_min, params.quant_max)
         steps = end if zero_point is None else end - zero_point
-        factor = self.gradient_factor(x, learned["scale"], params, ops)
-        to_scale = ops.where(position == end, 0.0, steps) * arithmetic.scale_gradient(scale, factor, ops)
+        to_scale = ops.where(position == end, 0.0, steps) * scale
         return arithmetic.add_gradient_of(result, to_scale, ops)
 
     def regularization(
