@@ -41,7 +41,7 @@ def check_class(
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
-class _GivesItsWeight(keras.layers.Layer):  # type: ignore[misc]  # Keras has no types
+class GivesItsWeight(keras.layers.Layer):  # type: ignore[misc]  # Keras has no types
     """A layer whose result is its weight, whatever the input: a wrapper around it gives the quantized weight.
 
     Args:
@@ -84,7 +84,7 @@ class KerasWing:
     def carry(self, quantizer: Any, values: Array, is_weight: bool) -> Any:
         """See `Wing.carry`."""
         if is_weight:
-            wrapper = KerasTrainableQuantizationWrapper(_GivesItsWeight(values.shape), {_WEIGHT: quantizer})
+            wrapper = KerasTrainableQuantizationWrapper(GivesItsWeight(values.shape), {_WEIGHT: quantizer})
             wrapper.build((None, 1))
             wrapper.layer.kernel.assign(values)
             return wrapper

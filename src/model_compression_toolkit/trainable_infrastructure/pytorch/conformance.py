@@ -41,7 +41,7 @@ def check_class(
     return run_checks(cls, PytorchWing(), quantization_config, arguments)
 
 
-class _GivesItsWeight(nn.Module):
+class GivesItsWeight(nn.Module):
     """A layer whose result is its weight: a wrapper around it gives the quantized weight.
 
     Args:
@@ -69,7 +69,7 @@ class PytorchWing:
     def carry(self, quantizer: Any, values: Array, is_weight: bool) -> Any:
         """See `Wing.carry`."""
         if is_weight:
-            return PytorchQuantizationWrapper(_GivesItsWeight(torch.tensor(values)), {_WEIGHT: quantizer})
+            return PytorchQuantizationWrapper(GivesItsWeight(torch.tensor(values)), {_WEIGHT: quantizer})
         return PytorchActivationQuantizationHolder(quantizer)
 
     def call(self, quantizer: Any, values: Array, training: bool | None = None, dtype: str = "float32") -> Output:
