@@ -38,6 +38,7 @@ X = torch.randn(8, 6, generator=torch.Generator().manual_seed(1))
 """
 
 RANK = """
+import os
 import sys
 import torch.distributed as dist
 from torch.distributed.fsdp import fully_shard
@@ -61,7 +62,10 @@ assert torch.equal(outputs, again)
 state = {key: getattr(value, "full_tensor", lambda value=value: value)() for key, value in model.state_dict().items()}
 if rank == 0:
     torch.save({"outputs": outputs.detach(), "state": state}, f"{folder}/result.pt")
+# Both are done before either leaves, and none waits for threads of gloo that Python would end in the middle of work.
+dist.barrier()
 dist.destroy_process_group()
+os._exit(0)
 """
 
 

@@ -500,6 +500,7 @@ def test_scales_stay_positive_and_finite_at_ten_times_the_learning_rate(plan, op
 # Several processes.
 
 SHARDED = """
+import os
 import sys
 import torch
 import torch.distributed as dist
@@ -531,7 +532,10 @@ for name in sys.argv[3:]:
     results[name] = {"output": output.detach(), "state": state}
 if rank == 0:
     torch.save(results, f"{folder}/result.pt")
+# Both are done before either leaves, and none waits for threads of gloo that Python would end in the middle of work.
+dist.barrier()
 dist.destroy_process_group()
+os._exit(0)
 """
 
 
