@@ -226,12 +226,6 @@ class Method(ABC):
         )
 
     @staticmethod
-    def aligned(array: npt.NDArray[Any], x: Tensor, params: QuantParams, ops: Ops) -> Tensor:
-        """Numbers, one for each scale, as a tensor that broadcasts against `x`."""
-        shape = arithmetic.broadcast_shape(len(ops.shape(x)), params.axis)
-        return ops.reshape(ops.constant(array, x), shape)
-
-    @staticmethod
     def gradient_factor(x: Tensor, scale: Tensor, params: QuantParams, ops: Ops) -> Any:
         """1/sqrt(N · quant_max), where N elements of `x` share a scale (Esser et al. 2020, section 2.2)."""
         return (ops.size(x) / ops.size(scale) * max(params.quant_max, 1)) ** -0.5
