@@ -242,3 +242,23 @@ def test_every_network_learns(plan):
     losses = train_torch(torch_network(plan, num_bits=8), with_penalties=False)
     assert np.isfinite(losses).all()
     assert losses[-1] < 0.9 * losses[0]
+
+
+@needs_keras
+@pytest.mark.keras
+@pytest.mark.parametrize("plan", PLANS, ids=str)
+def test_a_step_of_tensorflow_reads_each_weight_once(plan):
+    """Of several reads one may come after the optimizer's assignment: the penalty was then that of the next step."""
+    import keras
+
+    if keras.config.backend() != "tensorflow":
+        pytest.skip("only TensorFlow reads variables again and again")
+    import tensorflow as tf
+
+    model = keras_network(plan)
+    step = tf.function(lambda x: model(x, training=True)).get_concrete_function(tf.constant(X))
+    reads = [read.inputs[0].name for read in step.graph.get_operations() if read.type == "ReadVariableOp"]
+    names = {placeholder.name: variable for variable, placeholder in step.graph.captures}
+    kernels = [layer.layer.kernel.value.handle for layer in model.layers if hasattr(layer, "layer")]
+    counts = [sum(names[name] is kernel for name in reads) for kernel in kernels]
+    assert counts == [1, 1]

@@ -19,6 +19,20 @@ COMPILES_CALLS = _BACKEND == "jax"
 _HALF_PRECISION = ("float16", "bfloat16")
 
 
+def as_tensor(x: Any) -> Tensor:
+    """`x` as a tensor of the backend; a variable is read here, and once.
+
+    TensorFlow passes variables on as they are and reads them in every operation anew. In a graph of a training step
+    one of these reads may come after the optimizer's assignment.
+    """
+    x = keras.ops.convert_to_tensor(x)
+    if _BACKEND == "tensorflow":
+        import tensorflow as tf
+
+        return tf.convert_to_tensor(x)
+    return x
+
+
 def check_floating_point(x: Tensor) -> None:
     """`x` holds floating-point numbers.
 
@@ -32,7 +46,7 @@ def check_floating_point(x: Tensor) -> None:
 
 def to_compute_dtype(x: Tensor) -> Tensor:
     """See `Ops.to_compute_dtype`; NumPy arrays become tensors."""
-    x = keras.ops.convert_to_tensor(x)
+    x = as_tensor(x)
     check_floating_point(x)
     return keras.ops.cast(x, "float32") if keras.backend.standardize_dtype(x.dtype) in _HALF_PRECISION else x
 

@@ -210,7 +210,7 @@ class KerasQuantizationWrapper(RecordsQuantizers, keras.layers.Wrapper):
 
     def get_quantized_weights(self) -> dict[WeightKey, Tensor]:
         """Quantized value of each weight in inference, of a wrapper that is built."""
-        return {key: self._compute(key, training=False) for key in self.weights_quantizers}
+        return {key: self._compute(key, self._float_value(key), training=False) for key in self.weights_quantizers}
 
     def get_integer_weights(self) -> dict[WeightKey, Tensor]:
         """Integer codes of each weight: int32, shape of the weight. Not inside a compiled function.
@@ -342,10 +342,10 @@ class KerasQuantizationWrapper(RecordsQuantizers, keras.layers.Wrapper):
         return variable
 
     def _float_value(self, key: WeightKey) -> Tensor:
-        return keras.ops.convert_to_tensor(self._float_weight(key))
+        return ops.as_tensor(self._float_weight(key))
 
-    def _compute(self, key: WeightKey, training: bool) -> Tensor:
-        quantizer, weight = self.weights_quantizers[key], self._float_value(key)
+    def _compute(self, key: WeightKey, weight: Tensor, training: bool) -> Tensor:
+        quantizer = self.weights_quantizers[key]
         value = quantizer(weight, training=training) if self._wrapped.takes_training[key] else quantizer(weight)
         return keras.ops.cast(value, self.layer.compute_dtype)
 
@@ -353,8 +353,8 @@ class KerasQuantizationWrapper(RecordsQuantizers, keras.layers.Wrapper):
         weight = self._float_value(key)
         # Only what is frozen can be kept.
         if training or not isinstance(self.weights_quantizers[key], BaseKerasInferableQuantizer):
-            return self._compute(key, training)
-        return self._wrapped.cache.fetch(key, [weight], lambda: self._compute(key, training))
+            return self._compute(key, weight, training)
+        return self._wrapped.cache.fetch(key, [weight], lambda: self._compute(key, weight, training))
 
 
 def _check_arguments(layer: Any, weights_quantizers: Any, weight_values: Any) -> None:

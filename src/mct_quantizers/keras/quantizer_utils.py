@@ -26,7 +26,7 @@ def lut_quantizer(
     input_rank: int | None = None,
 ) -> Tensor:
     """`quant_utils.lut_quantizer_np` for a tensor: same shape and dtype, no gradient."""
-    data = keras_ops.stop_gradient(keras.ops.convert_to_tensor(tensor_data))
+    data = keras_ops.stop_gradient(keras_ops.as_tensor(tensor_data))
     levels, thresholds = _to_numpy(lut_values), _to_numpy(threshold)
     axis = quant_utils.threshold_axis(thresholds, len(data.shape), per_channel, channel_axis, input_rank)
     table = quant_utils.lookup_table(levels, signed, thresholds, lut_values_bitwidth, eps, axis)

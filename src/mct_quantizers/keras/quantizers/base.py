@@ -94,7 +94,7 @@ class KerasConfigurableQuantizer(ConfigurableQuantizer, BaseKerasInferableQuanti
             TypeError: `inputs` is not floating point.
             ValueError: per channel, `inputs` has another number of channels along the axis.
         """
-        return self._quantized(keras.ops.convert_to_tensor(inputs))
+        return self._quantized(keras_ops.as_tensor(inputs))
 
     def _quantized(self, inputs: Tensor) -> Tensor:
         raise NotImplementedError
@@ -144,7 +144,7 @@ class KerasGridQuantizer(GridQuantizer, KerasConfigurableQuantizer):
             TypeError: `inputs` is not floating point.
             ValueError: NaN in `inputs`, or another number of channels.
         """
-        return arithmetic.quantize(keras.ops.convert_to_tensor(inputs), self.params, keras_ops)
+        return arithmetic.quantize(keras_ops.as_tensor(inputs), self.params, keras_ops)
 
     def dequantize(self, codes: Tensor) -> Tensor:
         """Real values of integer codes: float32, same shape."""
@@ -181,7 +181,7 @@ class KerasTableQuantizer(TableQuantizer, KerasConfigurableQuantizer):
             TypeError: `inputs` is not floating point.
             ValueError: NaN in `inputs`, or another number of channels.
         """
-        return arithmetic.lut_codes(keras.ops.convert_to_tensor(inputs), self.params, keras_ops)
+        return arithmetic.lut_codes(keras_ops.as_tensor(inputs), self.params, keras_ops)
 
     def dequantize(self, codes: Tensor) -> Tensor:
         """Real values of positions in the table: float32, same shape."""

@@ -13,6 +13,7 @@ import keras
 import numpy as np
 
 from mct_quantizers.common.quantizer_dispatch import frozen_weight_of, takes_training
+from mct_quantizers.keras import ops
 from mct_quantizers.keras.activation_quantization_holder import KerasActivationQuantizationHolder
 from mct_quantizers.keras.quantizers import BaseKerasInferableQuantizer
 from model_compression_toolkit.trainable_infrastructure.common.conformance.cases import Array
@@ -61,7 +62,7 @@ class GivesItsWeight(keras.layers.Layer):  # type: ignore[misc]  # Keras has no 
     def call(self, inputs: Tensor) -> Tensor:
         """The weight."""
         del inputs
-        return keras.ops.convert_to_tensor(self.kernel)
+        return ops.as_tensor(self.kernel)
 
     def get_config(self) -> dict[str, Any]:
         """Constructor arguments."""
@@ -285,7 +286,7 @@ def _tensor(values: Array) -> Tensor:
 
 
 def _array(tensor: Tensor) -> Array:
-    value = keras.ops.convert_to_tensor(tensor)
+    value = ops.as_tensor(tensor)
     half = keras.backend.standardize_dtype(value.dtype) in ("float16", "bfloat16")
     # NumPy has no bfloat16. A copy: the tensor may change later.
     return np.array(keras.ops.convert_to_numpy(keras.ops.cast(value, "float32") if half else value))

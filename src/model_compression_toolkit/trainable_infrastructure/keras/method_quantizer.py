@@ -38,7 +38,7 @@ class KerasMethodQuantizer(MethodQuantizer, BaseKerasTrainableQuantizer):
             TypeError: `inputs` is not floating point.
             ValueError: per channel, `inputs` has another number of channels; the quantizer has no state yet.
         """
-        inputs = keras.ops.convert_to_tensor(inputs)
+        inputs = keras_ops.as_tensor(inputs)
         result = self._quantized(inputs, bool(training))
         if training and self._layer is not None:
             # After the counters have moved, as in PyTorch, where the training loop adds it after the call.
@@ -87,7 +87,7 @@ class KerasMethodQuantizer(MethodQuantizer, BaseKerasTrainableQuantizer):
         return keras.Variable(**arguments) if layer is None else layer.add_weight(**arguments)
 
     def _variable(self, key: str) -> Tensor:
-        return keras.ops.convert_to_tensor(self.get_quantizer_variable(key))
+        return keras_ops.as_tensor(self.get_quantizer_variable(key))
 
     def _as_array(self, variable: Tensor) -> Any:
         return keras.ops.convert_to_numpy(variable)
