@@ -10,22 +10,23 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from mct_quantizers.common.quant_info import QuantizationTarget
+from model_compression_toolkit.core.common.operation_graph import (
+    Kind,
+    Operation,
+    OperationGraph,
+    float_weight_site,
+    output_site,
+)
 from model_compression_toolkit.core.common.quantization_plan import TensorSite
 from model_compression_toolkit.core.pytorch.batch_norm import LiveBatchNorm, can_fold
 from model_compression_toolkit.core.pytorch.capture import Captured
 from model_compression_toolkit.core.pytorch.data import Batch, clone_batch
-from model_compression_toolkit.core.pytorch.operators import Kind, kind_of_node, type_of_node
-from model_compression_toolkit.core.pytorch.weight_sites import float_weight_site, weight_problem, weight_site
-
-_FUSING = (Kind.WEIGHTED, Kind.COMPUTE, Kind.ADD, Kind.BATCH_NORM)
+from model_compression_toolkit.core.pytorch.operators import kind_of_node, type_of_node
+from model_compression_toolkit.core.pytorch.weight_sites import weight_problem, weight_site
 
 
 class GraphSites:
-    """The tensors of a captured graph.
-
-    Every floating-point tensor that an operation makes is a site, except where an integer runtime keeps it in the wide
-    accumulator: a product before its batch norm, an activation function after either, and one operand of an addition.
+    """The tensors of a graph that torch.fx captured; see `OperationGraph`.
 
     Args:
         captured: a model captured as a graph.
@@ -44,6 +45,10 @@ class GraphSites:
             self.kinds[node] = self._kind(node)
         names = {node_name: layer for layer, node_name in captured.node_names.items()}
         self.layers = {node: names[node.name] for node in self.nodes if node.name in names}
+        self.operations: dict[fx.Node, Operation] = {}
+        for node in self.nodes:
+            self.operations[node] = self._operation(node)
+        self.graph = OperationGraph(self.operations.values())
 
     def foldable_batch_norms(self) -> dict[str, str]:
         """The layer into which each batch norm can be folded, by the name of the batch norm."""
@@ -71,23 +76,23 @@ class GraphSites:
 
     def sites(self, quantize_output: bool) -> Iterator[TensorSite]:
         """Every weight and every floating-point tensor, in the order of execution."""
-        end_layers, feeding_ends = self._first_and_last()
-        fused = self._fused_into()
         seen: set[Any] = set()
-        for node in self.nodes:
+        for node, operation in self.operations.items():
             if self.kinds[node] is Kind.WEIGHTED:
                 if node.target not in seen:
-                    module = self.root.get_submodule(node.target)
-                    yield weight_site(node.target, module, node in end_layers, weight_problem(module))
+                    module = self.root.get_submodule(str(node.target))
+                    yield weight_site(
+                        str(node.target), module, operation in self.graph.end_layers, weight_problem(module)
+                    )
                 seen.add(node.target)
             elif node.op == "call_module" and node.target not in seen:
                 seen.add(node.target)
                 yield from self._float_weights(node)
             elif node.op == "get_attr" and node in self.shapes:
-                yield self._site(node, False, "a parameter used by a functional operation stays in float")
+                yield output_site(operation, "a parameter used by a functional operation stays in float")
                 continue
             if node.op != "output" and node in self.shapes:
-                yield self._activation_site(node, node in feeding_ends, fused, quantize_output)
+                yield self.graph.activation_site(operation, quantize_output)
 
     def _shares_parameters(self, *layers: str) -> bool:
         """Whether another layer or operation uses a parameter or buffer of one of the layers too."""
@@ -109,31 +114,16 @@ class GraphSites:
                 return Kind.OTHER
         return kind
 
-    def _activation_site(
-        self, node: fx.Node, near_end: bool, fused: dict[fx.Node, fx.Node], quantize_output: bool
-    ) -> TensorSite:
-        reason = ""
-        if node in fused:
-            reason = f"fused into {self.layers[fused[node]]}: stays in the accumulator"
-        elif self.kinds[node] is Kind.PRESERVING:
-            reason = "keeps the grid of its input"
-        elif isinstance(self._module(node), nn.Embedding):
-            reason = "its rows come from the weight"
-        elif not node.users:
-            reason = "its value is not used"
-        elif all(user.op == "output" for user in node.users) and not quantize_output:
-            reason = "an output of the model (quantize_output=False)"
-        return self._site(node, near_end, reason)
-
-    def _site(self, node: fx.Node, near_end: bool, reason: str) -> TensorSite:
-        return TensorSite(
-            layer=self.layers[node],
-            tensor="output",
-            target=QuantizationTarget.Activation,
+    def _operation(self, node: fx.Node) -> Operation:
+        return Operation(
+            layer=self.layers.get(node, node.name),
+            kind=self.kinds[node],
             type=self._type(node),
-            shape=self.shapes[node],
-            first_or_last=near_end,
-            reason=reason,
+            sources=[self.operations[source] for source in node.all_input_nodes],
+            shape=self.shapes.get(node),
+            is_input=node.op == "placeholder",
+            is_output=node.op == "output",
+            is_lookup=isinstance(self._module(node), nn.Embedding),
         )
 
     def _float_weights(self, node: fx.Node) -> Iterator[TensorSite]:
@@ -142,7 +132,7 @@ class GraphSites:
             return
         for name, parameter in module.named_parameters():
             if parameter.dim() > 1:
-                yield float_weight_site(str(node.target), name, module, tuple(parameter.shape))
+                yield float_weight_site(str(node.target), name, type(module).__name__, tuple(parameter.shape))
 
     def _type(self, node: fx.Node) -> str:
         module = self._module(node)
@@ -150,56 +140,6 @@ class GraphSites:
 
     def _module(self, node: fx.Node) -> nn.Module | None:
         return self.root.get_submodule(str(node.target)) if node.op == "call_module" else None
-
-    def _fused_into(self) -> dict[fx.Node, fx.Node]:
-        """The operation that takes each fused tensor in."""
-        fused: dict[fx.Node, fx.Node] = {}
-        for node in self.nodes:
-            kind = self.kinds[node]
-            candidates = [
-                source
-                for source in node.all_input_nodes
-                if source in self.shapes and self.kinds[source] in _FUSING and len(source.users) == 1
-            ]
-            if kind in (Kind.ACTIVATION, Kind.BATCH_NORM):
-                fused.update({source: node for source in candidates})
-            elif kind is Kind.ADD and len(node.all_input_nodes) > 1:
-                # One operand can be the accumulator; the other is read from memory. The latest is the natural one.
-                products = [s for s in candidates if self.kinds[s] is not Kind.ADD]
-                fused.update({source: node for source in products[-1:]})
-        return fused
-
-    def _first_and_last(self) -> tuple[set[fx.Node], set[fx.Node]]:
-        """The first and last layers, and the operations whose outputs feed them."""
-        first = self._reachable((n for n in self.nodes if n.op == "placeholder"), forward=True)
-        last = self._reachable((n for n in self.nodes if n.op == "output"), forward=False)
-        layers = first | last
-        return layers, {source for layer in layers for source in self._feeding(layer)}
-
-    def _reachable(self, starts: Iterator[fx.Node], forward: bool) -> set[fx.Node]:
-        """Weighted layers that are reached from `starts` without passing another weighted layer."""
-        found: set[fx.Node] = set()
-        visited: set[fx.Node] = set()
-        queue = list(starts)
-        while queue:
-            node = queue.pop()
-            for neighbour in node.users if forward else node.all_input_nodes:
-                if neighbour in visited:
-                    continue
-                visited.add(neighbour)
-                if self.kinds[neighbour] is Kind.WEIGHTED:
-                    found.add(neighbour)
-                else:
-                    queue.append(neighbour)
-        return found
-
-    def _feeding(self, node: fx.Node) -> Iterator[fx.Node]:
-        """The tensors that reach a layer through operations that only move values."""
-        for source in node.all_input_nodes:
-            if self.kinds[source] is Kind.PRESERVING:
-                yield from self._feeding(source)
-            else:
-                yield source
 
 
 class _ShapeRecorder(fx.Interpreter):

@@ -8,11 +8,12 @@ from typing import Any
 from torch import Tensor, nn
 
 from mct_quantizers.common.quant_info import QuantizationTarget
+from model_compression_toolkit.core.common.operation_graph import float_weight_site
 from model_compression_toolkit.core.common.quantization_plan import TensorSite
 from model_compression_toolkit.core.pytorch.capture import Captured, run_model
 from model_compression_toolkit.core.pytorch.data import Batch
 from model_compression_toolkit.core.pytorch.operators import weight_axis
-from model_compression_toolkit.core.pytorch.weight_sites import float_weight_site, weight_problem, weight_site
+from model_compression_toolkit.core.pytorch.weight_sites import weight_problem, weight_site
 
 
 def module_sites(captured: Captured, sample: Batch) -> Iterator[TensorSite]:
@@ -51,7 +52,8 @@ def _float_weights(model: nn.Module, listed: set[str]) -> Iterator[TensorSite]:
     for name, parameter in model.named_parameters():
         layer, _, tensor = name.rpartition(".")
         if parameter.dim() > 1 and layer not in listed:
-            yield float_weight_site(layer or "model", tensor, model.get_submodule(layer), tuple(parameter.shape))
+            type_name = type(model.get_submodule(layer)).__name__
+            yield float_weight_site(layer or "model", tensor, type_name, tuple(parameter.shape))
 
 
 def _record_inputs(model: nn.Module, sample: Batch) -> dict[str, tuple[int, ...] | None]:

@@ -4,32 +4,13 @@
 
 import operator
 from collections.abc import Callable
-from enum import Enum, auto
 from typing import Any
 
 import torch
 from torch import fx, nn
 from torch.nn import functional
 
-
-class Kind(Enum):
-    """The part an operation plays."""
-
-    WEIGHTED = auto()
-    """A layer with a weight that can be quantized."""
-    COMPUTE = auto()
-    """A product of two tensors: accumulates in a wide integer."""
-    ADD = auto()
-    """An addition: can take in the accumulator of a product."""
-    BATCH_NORM = auto()
-    """An affine map of each channel in evaluation."""
-    ACTIVATION = auto()
-    """A function of one element, computed on the accumulator."""
-    PRESERVING = auto()
-    """Only moves or selects values: a quantized tensor stays on its grid."""
-    OTHER = auto()
-    """Anything else that makes new values."""
-
+from model_compression_toolkit.core.common.operation_graph import Kind
 
 # The axis of the output channels of each layer's weight.
 WEIGHT_AXES: dict[type[nn.Module], int] = {

@@ -16,6 +16,7 @@ from mct_quantizers.pytorch import ops as torch_ops
 from mct_quantizers.pytorch.activation_quantization_holder import PytorchActivationQuantizationHolder
 from mct_quantizers.pytorch.attribute_forwarding import ForwardsAttributes
 from mct_quantizers.pytorch.quantize_wrapper import PytorchQuantizationWrapper
+from model_compression_toolkit.core.common.operation_graph import Kind
 from model_compression_toolkit.core.common.quantization_config import CaptureMode
 from model_compression_toolkit.core.common.quantization_plan import FrozenParams, QuantizationPlan, TensorPlan
 from model_compression_toolkit.core.pytorch.batch_norm import (
@@ -28,7 +29,7 @@ from model_compression_toolkit.core.pytorch.batch_norm import (
     set_bias,
 )
 from model_compression_toolkit.core.pytorch.capture import Captured
-from model_compression_toolkit.core.pytorch.operators import Kind, kind_of_module
+from model_compression_toolkit.core.pytorch.operators import kind_of_module
 
 _PLAN_ATTRIBUTE = "quantization_plan"
 _NAME_ATTRIBUTE = "plan_layer"

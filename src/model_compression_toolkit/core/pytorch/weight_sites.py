@@ -31,19 +31,6 @@ def weight_site(layer: str, module: nn.Module, first_or_last: bool, reason: str)
     )
 
 
-def float_weight_site(layer: str, tensor: str, module: nn.Module, shape: tuple[int, ...]) -> TensorSite:
-    """A matrix of a layer that has no rule, such as LSTM: it stays in float, and the report says so."""
-    type_name = type(module).__name__
-    return TensorSite(
-        layer=layer,
-        tensor=tensor,
-        target=QuantizationTarget.Weights,
-        type=type_name,
-        shape=shape,
-        reason=f"layers of type {type_name} are not quantized yet",
-    )
-
-
 def weight_problem(module: nn.Module) -> str:
     """Why the weight of a layer cannot be quantized; empty when it can."""
     if "weight" in dict(module.named_parameters(recurse=False)):

@@ -1,0 +1,207 @@
+# SPDX-FileCopyrightText: The quantizers-infrastructure authors
+# SPDX-License-Identifier: Apache-2.0
+"""A functional Keras model as a list of calls, nested models opened, and a model made of such a list again."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import keras
+
+Operation = Any
+"""A `keras.Operation`: a layer, or a function of `keras.ops`."""
+
+
+@dataclass(eq=False, slots=True)
+class Value:
+    """A tensor of the model.
+
+    Attributes:
+        shape: its shape; None where it varies.
+        dtype: its dtype.
+        call: the call that makes it; None for an input of the model.
+        index: which of the call's results it is.
+    """
+
+    shape: tuple[int | None, ...]
+    dtype: str
+    call: "Call | None" = field(default=None, repr=False)
+    index: int = 0
+
+
+@dataclass(eq=False, slots=True)
+class Call:
+    """One call of an operation.
+
+    Attributes:
+        name: the path of the operation, such as `backbone/conv`; of a further call with a number: `backbone/conv:2`.
+        path: the path of the operation.
+        operation: the layer or function.
+        args: positional arguments, a `Value` for each tensor.
+        kwargs: keyword arguments, likewise.
+        outputs: the results, flattened.
+    """
+
+    name: str
+    path: str
+    operation: Operation
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    outputs: list[Value] = field(default_factory=list)
+
+    @property
+    def inputs(self) -> list[Value]:
+        """The tensors among the arguments, in their order, each once."""
+        leaves = keras.tree.flatten((self.args, self.kwargs))
+        return list(dict.fromkeys(leaf for leaf in leaves if isinstance(leaf, Value)))
+
+
+@dataclass(eq=False, slots=True)
+class Graph:
+    """A functional model.
+
+    Attributes:
+        name: its name.
+        inputs: its inputs, in its structure: one `Value`, or a list or dictionary of them.
+        input_names: names of the inputs, flattened.
+        outputs: its outputs, in its structure.
+        calls: all calls, in the order of execution.
+    """
+
+    name: str
+    inputs: Any
+    input_names: list[str]
+    outputs: Any
+    calls: list[Call]
+
+    def call(self, name: str) -> Call:
+        """The call with a name.
+
+        Raises:
+            ValueError: there is none: a plan belongs to another model.
+        """
+        for call in self.calls:
+            if call.name == name:
+                return call
+        raise ValueError(f"The model has no layer or operation {name!r}. It has {[call.name for call in self.calls]}")
+
+    def layers(self) -> dict[str, keras.layers.Layer]:
+        """Each layer once, by its path."""
+        found: dict[str, keras.layers.Layer] = {}
+        for call in self.calls:
+            if isinstance(call.operation, keras.layers.Layer) and call.operation not in found.values():
+                found[call.path] = call.operation
+        return found
+
+    def users(self, value: Value) -> list[Call]:
+        """The calls that take a value."""
+        return [call for call in self.calls if value in call.inputs]
+
+    def values(self) -> Iterator[tuple[str, Value]]:
+        """Every tensor with its name: that of its input or call, with an index where a call has several results."""
+        for name, value in zip(self.input_names, keras.tree.flatten(self.inputs), strict=True):
+            yield name, value
+        for call in self.calls:
+            for value in call.outputs:
+                yield (call.name if len(call.outputs) == 1 else f"{call.name}[{value.index}]"), value
+
+
+def is_functional(model: Any) -> bool:
+    """Whether a layer is a model whose calls Keras has recorded."""
+    if isinstance(model, keras.Sequential):
+        return bool(model.built and model.layers)
+    # A subclass with a `call` of its own may do anything.
+    return isinstance(model, keras.Function) and type(model).call is _FUNCTIONAL_CALL
+
+
+def graph_of(model: keras.Model) -> Graph:
+    """The graph of a functional or sequential model. The model is not changed.
+
+    Args:
+        model: a model for which `is_functional` holds.
+    """
+    functional = _functional(model)
+    inputs = keras.tree.map_structure(lambda tensor: Value(tuple(tensor.shape), tensor.dtype), functional.input)
+    names = [str(tensor._keras_history.operation.name) for tensor in functional.inputs]
+    graph = Graph(model.name, inputs, names, None, [])
+    graph.outputs = _read(functional, inputs, "", graph, {name: 1 for name in names})
+    return graph
+
+
+def rebuild(
+    graph: Graph,
+    call: Callable[[Call, tuple[Any, ...], dict[str, Any]], Any],
+    after: Callable[[Value, Any], Any] | None = None,
+) -> keras.Model:
+    """A functional model of a graph.
+
+    Args:
+        graph: the calls.
+        call: makes the results of a call from its arguments, symbolic tensors.
+        after: what stands for a value from then on, such as what a holder makes of it; the value itself unless given.
+    """
+    tensors: dict[Value, Any] = {}
+
+    def put(value: Value, tensor: Any) -> None:
+        tensors[value] = tensor if after is None else after(value, tensor)
+
+    def filled(structure: Any) -> Any:
+        return keras.tree.map_structure(lambda leaf: tensors[leaf] if isinstance(leaf, Value) else leaf, structure)
+
+    flat = keras.tree.flatten(graph.inputs)
+    new = [
+        keras.Input(batch_shape=value.shape, dtype=value.dtype, name=name)
+        for value, name in zip(flat, graph.input_names, strict=True)
+    ]
+    for value, tensor in zip(flat, new, strict=True):
+        put(value, tensor)
+    for item in graph.calls:
+        results = keras.tree.flatten(call(item, filled(item.args), filled(item.kwargs)))
+        for value, tensor in zip(item.outputs, results, strict=True):
+            put(value, tensor)
+    inputs = keras.tree.pack_sequence_as(graph.inputs, new)
+    return keras.Model(inputs, filled(graph.outputs), name=graph.name)
+
+
+def _functional(model: Any) -> Any:
+    if not isinstance(model, keras.Sequential):
+        return model
+    one_input, one_output = len(model.inputs) == 1, len(model.outputs) == 1
+    return keras.Model(
+        model.inputs[0] if one_input else model.inputs, model.outputs[0] if one_output else model.outputs
+    )
+
+
+def _read(functional: Any, inputs: Any, prefix: str, graph: Graph, counts: dict[str, int]) -> Any:
+    """Append the calls of a model to `graph`; its outputs for `inputs`."""
+    values = dict(zip(map(id, functional.inputs), keras.tree.flatten(inputs), strict=True))
+
+    def value_of(leaf: Any) -> Any:
+        return values[id(leaf)] if isinstance(leaf, keras.KerasTensor) else leaf
+
+    for depth in sorted(functional._nodes_by_depth, reverse=True):
+        for node in functional._nodes_by_depth[depth]:
+            if node.is_input:
+                continue
+            operation = node.operation
+            args, kwargs = keras.tree.map_structure(value_of, (node.arguments.args, node.arguments.kwargs))
+            path = f"{prefix}{operation.name}"
+            if is_functional(operation) and not any(
+                isinstance(v, Value) for v in keras.tree.flatten((args[1:], kwargs))
+            ):
+                inner = _functional(operation)
+                results = keras.tree.flatten(_read(inner, args[0], f"{path}/", graph, counts))
+            else:
+                counts[path] = counts.get(path, 0) + 1
+                name = path if counts[path] == 1 else f"{path}:{counts[path]}"
+                call = Call(name, path, operation, tuple(args), dict(kwargs))
+                call.outputs = [
+                    Value(tuple(tensor.shape), tensor.dtype, call, index) for index, tensor in enumerate(node.outputs)
+                ]
+                graph.calls.append(call)
+                results = call.outputs
+            values.update(zip(map(id, node.outputs), results, strict=True))
+    return keras.tree.map_structure(value_of, functional.output)
+
+
+_FUNCTIONAL_CALL = type(keras.Model(*[keras.Input((1,))] * 2)).call
