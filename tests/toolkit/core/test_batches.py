@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from model_compression_toolkit.core.pytorch.data import BATCH_SIZE, batches_of, num_batches
+from model_compression_toolkit.core.common.batches import BATCH_SIZE, num_batches
+from model_compression_toolkit.core.pytorch.data import batches_of
 
 
 def listed(data):

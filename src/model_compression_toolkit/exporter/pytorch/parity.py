@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from mct_quantizers.common.quant_info import QuantizationTarget
+from model_compression_toolkit.core.common.batches import BATCH_SIZE
 from model_compression_toolkit.core.common.progress import track
 from model_compression_toolkit.core.common.quantization_plan import QuantizationPlan
 from model_compression_toolkit.core.pytorch.capture import run_model
-from model_compression_toolkit.core.pytorch.data import BATCH_SIZE, Batch
+from model_compression_toolkit.core.pytorch.data import Batch
 from model_compression_toolkit.core.pytorch.surgery import quantizer_of
 from model_compression_toolkit.exporter.common.parity import ParityReport, TensorParity
 from model_compression_toolkit.exporter.pytorch.frozen import (

@@ -9,10 +9,10 @@ from torch import nn
 
 from mct_quantizers.common.registry import get_built_in_quantizer_class
 from mct_quantizers.pytorch.quantizers import BasePyTorchInferableQuantizer
+from model_compression_toolkit.core.common.batches import num_batches
 from model_compression_toolkit.core.common.interface import UserInformation, refuse_unsupported
 from model_compression_toolkit.core.common.quantization_config import QuantizationConfig
 from model_compression_toolkit.core.common.quantization_plan import TensorPlan, inferable_method
-from model_compression_toolkit.core.pytorch.data import num_batches
 from model_compression_toolkit.core.pytorch.flow import capture_and_plan
 from model_compression_toolkit.core.pytorch.surgery import apply_plan, plan_of
 from model_compression_toolkit.ptq.pytorch.calibration import calibrate

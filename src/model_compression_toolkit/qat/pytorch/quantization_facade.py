@@ -13,11 +13,11 @@ from mct_quantizers.common.lookup_table import LookupTable
 from mct_quantizers.common.quant_info import QuantizationTarget
 from mct_quantizers.common.quant_params import QuantParams
 from mct_quantizers.common.quantizer_dispatch import inferable_of
+from model_compression_toolkit.core.common.batches import num_batches
 from model_compression_toolkit.core.common.interface import UserInformation, refuse_unsupported
 from model_compression_toolkit.core.common.quantization_config import BatchNorm, QuantizationConfig
 from model_compression_toolkit.core.common.quantization_plan import FrozenParams, QuantizationPlan, TensorPlan
 from model_compression_toolkit.core.pytorch.batch_norm import fold_batch_norm
-from model_compression_toolkit.core.pytorch.data import num_batches
 from model_compression_toolkit.core.pytorch.flow import capture_and_plan
 from model_compression_toolkit.core.pytorch.surgery import (
     apply_plan,

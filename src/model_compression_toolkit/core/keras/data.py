@@ -1,0 +1,44 @@
+# SPDX-FileCopyrightText: The quantizers-infrastructure authors
+# SPDX-License-Identifier: Apache-2.0
+"""The user's data as batches of model inputs."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+
+from model_compression_toolkit.core.common.batches import checked_array, stream_of
+
+Batch = tuple[Any, ...]
+"""NumPy arrays, one for each input of the model."""
+
+
+def batches_of(data: Any) -> Iterator[Batch]:
+    """Batches of model inputs, each a tuple of arrays in the order of the model's inputs.
+
+    Args:
+        data: a function without arguments that returns an iterable of batches (a representative-data generator), an
+            iterable of batches, such as a `tf.data.Dataset`, or one tensor or array, which is split along its first
+            axis. A batch is a tensor, an array, a list or tuple of them, or a dictionary by the names of the inputs.
+
+    Raises:
+        TypeError: `data` or a batch has another type.
+        ValueError: there is no batch, or a batch has no samples.
+    """
+    return stream_of(data, _as_batch, _is_tensor)
+
+
+def _is_tensor(item: Any) -> bool:
+    return isinstance(item, np.ndarray) or keras.ops.is_tensor(item)
+
+
+def _as_batch(batch: Any) -> Batch:
+    # Keras too flattens dictionaries in the order of their keys.
+    return tuple(_as_array(item) for item in keras.tree.flatten(batch))
+
+
+def _as_array(item: Any) -> Any:
+    if keras.ops.is_tensor(item):
+        item = keras.ops.convert_to_numpy(item)
+    return checked_array(item)
