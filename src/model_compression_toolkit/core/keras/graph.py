@@ -93,6 +93,23 @@ class Graph:
                 found[call.path] = call.operation
         return found
 
+    def bypass(self, name: str) -> None:
+        """Take a call with one input and one output out of the graph.
+
+        Raises:
+            ValueError: there is no such call.
+        """
+        removed = self.call(name)
+        (value,), (result,) = removed.inputs, removed.outputs
+
+        def passed(structure: Any) -> Any:
+            return keras.tree.map_structure(lambda leaf: value if leaf is result else leaf, structure)
+
+        self.calls.remove(removed)
+        for call in self.calls:
+            call.args, call.kwargs = passed((call.args, call.kwargs))
+        self.outputs = passed(self.outputs)
+
     def users(self, value: Value) -> list[Call]:
         """The calls that take a value."""
         return [call for call in self.calls if value in call.inputs]

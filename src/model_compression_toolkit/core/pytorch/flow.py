@@ -10,9 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from mct_quantizers.common.quant_info import QuantizationMethod
-from mct_quantizers.common.quant_params import Granularity
-from model_compression_toolkit.core.common.quantization_config import BatchNorm, CaptureMode, QuantizationConfig
+from model_compression_toolkit.core.common.batch_norm_policy import stays_live
+from model_compression_toolkit.core.common.quantization_config import CaptureMode, QuantizationConfig
 from model_compression_toolkit.core.common.quantization_plan import QuantizationPlan, build_plan
 from model_compression_toolkit.core.pytorch.capture import Captured, capture
 from model_compression_toolkit.core.pytorch.data import Batch, batches_of
@@ -52,7 +51,9 @@ def capture_and_plan(
     if captured.mode is CaptureMode.GRAPH:
         pairs = GraphSites(captured, sample).foldable_batch_norms()
         live = {
-            norm for norm, layer in pairs.items() if train and _stays_live(captured.model.get_submodule(layer), config)
+            norm
+            for norm, layer in pairs.items()
+            if train and stays_live(config, _has_scale_per_output(captured.model.get_submodule(layer)))
         }
         fold_batch_norms(captured, pairs, live)
     else:
@@ -71,19 +72,6 @@ def capture_and_plan(
     return captured, plan, chain([sample], batches)
 
 
-def _stays_live(layer: nn.Module, config: QuantizationConfig) -> bool:
-    """Whether the batch norm behind `layer` trains along.
-
-    Folding it later multiplies the scale of each channel, which needs a scale per output channel that is free to take
-    any value.
-    """
-    free = config.weights.granularity is Granularity.PER_CHANNEL
-    free &= config.weights.method is not QuantizationMethod.POWER_OF_TWO
+def _has_scale_per_output(layer: nn.Module) -> bool:
     # The groups of a transposed convolution share the scales of their output channels.
-    free &= not (weight_axis(layer) == 1 and getattr(layer, "groups", 1) > 1)
-    if config.batch_norm is BatchNorm.LIVE and not free:
-        raise ValueError(
-            "`batch_norm` 'live' needs weights that are quantized per channel on a symmetric or uniform grid, and no "
-            "grouped transposed convolution. Use 'auto' or 'fold'."
-        )
-    return free and config.batch_norm is not BatchNorm.FOLD
+    return not (weight_axis(layer) == 1 and getattr(layer, "groups", 1) > 1)

@@ -52,3 +52,7 @@ class QATConfig:
 def is_qat_applicable(node: TensorPlan) -> bool:
     """Whether a tensor is trained with quantization: whether its plan quantizes it."""
     return node.config is not None
+
+
+MODERN_METHODS = QATConfig(weight_training_method="LSQ", activation_training_method="LSQ")
+"""What trains where nothing is asked for."""

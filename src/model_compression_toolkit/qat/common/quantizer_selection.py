@@ -2,10 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which quantizer trains a tensor: what the user's dictionaries say, else the one class that is marked for it."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 from mct_quantizers.common.quant_info import QuantizationMethod, QuantizationTarget
+from model_compression_toolkit.core.common.quantization_config import BatchNorm, QuantizationConfig
 from model_compression_toolkit.core.common.quantization_plan import TensorPlan
 from model_compression_toolkit.qat.common.qat_config import QATConfig
 from model_compression_toolkit.trainable_infrastructure.common.get_quantizer_config import (
@@ -14,6 +16,7 @@ from model_compression_toolkit.trainable_infrastructure.common.get_quantizer_con
 )
 from model_compression_toolkit.trainable_infrastructure.common.get_quantizers import get_trainable_quantizer_class
 from model_compression_toolkit.trainable_infrastructure.common.method_classes import MethodClasses
+from model_compression_toolkit.trainable_infrastructure.common.method_quantizer import MethodQuantizer
 from model_compression_toolkit.trainable_infrastructure.methods.method import registered_names
 
 __all__ = ["ClassTable", "QuantizerSelection", "class_table"]
@@ -83,6 +86,24 @@ class QuantizerSelection:
         cls = self.class_for(QuantizationTarget.Activation, qat_config.activation_training_method, grid)
         settings = qat_config.activation_quantizer_params_override or {}
         return cls(get_trainable_quantizer_activation_config(tensor), **settings)
+
+    def with_batch_norm(self, config: QuantizationConfig, methods: QATConfig) -> QuantizationConfig:
+        """The configuration with batch norms folded first where quantizers of the user's own train the weights.
+
+        Folding later multiplies scales, and nothing is known of what such a quantizer freezes to.
+
+        Raises:
+            ValueError: the configuration wants them live.
+        """
+        cls = self.class_for(QuantizationTarget.Weights, methods.weight_training_method, config.weights.method)
+        if issubclass(cls, MethodQuantizer) or config.batch_norm is BatchNorm.FOLD:
+            return config
+        if config.batch_norm is BatchNorm.LIVE:
+            raise ValueError(
+                f"`batch_norm` 'live' needs weights that a training method trains; {cls.__name__} is a quantizer of "
+                "its own. Use 'auto' or 'fold'."
+            )
+        return dataclasses.replace(config, batch_norm=BatchNorm.FOLD)
 
     def quantization_builder(
         self, n: TensorPlan, qat_config: QATConfig, kernel_attr: str | None = None

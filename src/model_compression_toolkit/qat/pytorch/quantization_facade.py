@@ -3,19 +3,16 @@
 """Quantization-aware training of PyTorch models: prepare, train with any loop, finalize."""
 
 import copy
-import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import nn
 
-from mct_quantizers.common.lookup_table import LookupTable
 from mct_quantizers.common.quant_info import QuantizationTarget
-from mct_quantizers.common.quant_params import QuantParams
 from mct_quantizers.common.quantizer_dispatch import inferable_of
 from model_compression_toolkit.core.common.batches import num_batches
 from model_compression_toolkit.core.common.interface import UserInformation, refuse_unsupported
-from model_compression_toolkit.core.common.quantization_config import BatchNorm, QuantizationConfig
+from model_compression_toolkit.core.common.quantization_config import QuantizationConfig
 from model_compression_toolkit.core.common.quantization_plan import FrozenParams, QuantizationPlan, TensorPlan
 from model_compression_toolkit.core.pytorch.batch_norm import fold_batch_norm
 from model_compression_toolkit.core.pytorch.flow import capture_and_plan
@@ -31,11 +28,9 @@ from model_compression_toolkit.core.pytorch.surgery import (
     wrapper_of,
 )
 from model_compression_toolkit.ptq.pytorch.calibration import calibrate
-from model_compression_toolkit.qat.common.qat_config import QATConfig
+from model_compression_toolkit.qat.common.freezing import check_in_training, frozen_plan, params_of
+from model_compression_toolkit.qat.common.qat_config import MODERN_METHODS, QATConfig
 from model_compression_toolkit.qat.pytorch.quantization_builder import SELECTION
-from model_compression_toolkit.trainable_infrastructure.common.method_quantizer import MethodQuantizer
-
-MODERN_METHODS = QATConfig(weight_training_method="LSQ", activation_training_method="LSQ")
 
 
 def prepare_qat(
@@ -62,7 +57,7 @@ def prepare_qat(
         raise TypeError(f"`qat_config` must be a QATConfig. Received: {type(methods).__name__}")
     config = config or QuantizationConfig()
     if isinstance(config, QuantizationConfig):
-        config = _with_batch_norm(config, methods)
+        config = SELECTION.with_batch_norm(config, methods)
     captured, plan, batches = capture_and_plan(model, data, config, train=True)
     plan = calibrate(captured, plan, batches, num_batches(data))
 
@@ -131,60 +126,24 @@ def pytorch_quantization_aware_training_finalize_experimental(in_model: nn.Modul
     return _finalize_in_place(in_model)
 
 
-def _with_batch_norm(config: QuantizationConfig, methods: QATConfig) -> QuantizationConfig:
-    """The configuration with batch norms folded first where quantizers of the user's own train the weights.
-
-    Folding later multiplies scales, and nothing is known of what such a quantizer freezes to.
-    """
-    cls = SELECTION.class_for(QuantizationTarget.Weights, methods.weight_training_method, config.weights.method)
-    if issubclass(cls, MethodQuantizer) or config.batch_norm is BatchNorm.FOLD:
-        return config
-    if config.batch_norm is BatchNorm.LIVE:
-        raise ValueError(
-            f"`batch_norm` 'live' needs weights that a training method trains; {cls.__name__} is a quantizer of its "
-            "own. Use 'auto' or 'fold'."
-        )
-    return dataclasses.replace(config, batch_norm=BatchNorm.FOLD)
-
-
 def _finalize_in_place(model: nn.Module) -> nn.Module:
     plan = plan_of(model)
     trained = {tensor.name: quantizer_of(model, tensor) for tensor in plan.quantized()}
-    if not any(callable(getattr(quantizer, "convert2inferable", None)) for quantizer in trained.values()):
-        raise ValueError("`model` must be in quantization-aware training. Received: a model that is finalized already")
+    check_in_training(trained)
     inferable = {name: inferable_of(quantizer) for name, quantizer in trained.items()}
-    frozen = {name: _params_of(quantizer) for name, quantizer in inferable.items()}
+    frozen = {name: params_of(quantizer) for name, quantizer in inferable.items()}
     model.eval()
     for tensor in plan.quantized(QuantizationTarget.Weights):
         wrapper_of(model, tensor.site.layer).freeze_weight(tensor.site.tensor)
     for name, params in _fold_live(model, plan, frozen).items():
         device = next(inferable[name].buffers()).device
-        inferable[name], frozen[name] = type(inferable[name]).from_params(params).to(device), params
+        inferable[name] = type(inferable[name]).from_params(params).to(device)
     unwrap_batch_norms(model)
     for tensor in plan.quantized():
         replace_quantizer(model, tensor, inferable[tensor.name])
-    set_plan(model, dataclasses.replace(_frozen_plan(plan, inferable, frozen), live_batch_norms=()))
+    set_plan(model, frozen_plan(plan, inferable))
     # Once more, for the new quantizers.
     return model.eval()
-
-
-def _params_of(quantizer: Any) -> FrozenParams | None:
-    """The grid or table of an inferable quantizer; None for one of the user's own that has neither."""
-    params = getattr(quantizer, "params", None)
-    return params if isinstance(params, (QuantParams, LookupTable)) else None
-
-
-def _frozen_plan(
-    plan: QuantizationPlan, inferable: Mapping[str, Any], frozen: Mapping[str, FrozenParams | None]
-) -> QuantizationPlan:
-    """The plan with what was learned; a quantizer without grid or table is named."""
-    tensors = [
-        dataclasses.replace(tensor, reason=f"values of {type(inferable[tensor.name]).__name__}, which has no integers")
-        if tensor.name in frozen and frozen[tensor.name] is None
-        else tensor
-        for tensor in plan.with_params(frozen).tensors
-    ]
-    return dataclasses.replace(plan, tensors=tuple(tensors))
 
 
 def _fold_live(

@@ -16,6 +16,7 @@ from mct_quantizers.common.quantizer_dispatch import frozen_weight_of, takes_tra
 from mct_quantizers.keras import ops
 from mct_quantizers.keras.activation_quantization_holder import KerasActivationQuantizationHolder
 from mct_quantizers.keras.quantizers import BaseKerasInferableQuantizer
+from model_compression_toolkit.core.keras.package import PACKAGE
 from model_compression_toolkit.trainable_infrastructure.common.conformance.cases import Array
 from model_compression_toolkit.trainable_infrastructure.common.conformance.report import ConformanceReport
 from model_compression_toolkit.trainable_infrastructure.common.conformance.run import run_checks
@@ -24,7 +25,6 @@ from model_compression_toolkit.trainable_infrastructure.common.trainable_quantiz
     TrainableQuantizerConfig,
 )
 from model_compression_toolkit.trainable_infrastructure.keras.load_model import keras_load_quantized_model
-from model_compression_toolkit.trainable_infrastructure.keras.method_quantizers import PACKAGE
 from model_compression_toolkit.trainable_infrastructure.keras.quantize_wrapper import KerasTrainableQuantizationWrapper
 
 __all__ = ["KerasWing", "check_class"]

@@ -13,15 +13,13 @@ from typing import Any
 import keras
 
 from mct_quantizers.common.quant_info import QuantizationTarget
+from model_compression_toolkit.core.keras.package import PACKAGE
 from model_compression_toolkit.trainable_infrastructure.common.method_classes import MethodClasses
 from model_compression_toolkit.trainable_infrastructure.keras.base_keras_quantizer import (
     BaseKerasActivationTrainableQuantizer,
     BaseKerasQATWeightTrainableQuantizer,
 )
 from model_compression_toolkit.trainable_infrastructure.keras.method_quantizer import KerasMethodQuantizer
-
-PACKAGE = "model_compression_toolkit"
-"""The package under which Keras registers our classes, so that saved models find them."""
 
 CLASSES = MethodClasses(
     globals(),

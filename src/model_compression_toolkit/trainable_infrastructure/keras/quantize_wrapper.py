@@ -5,7 +5,7 @@
 import keras
 
 from mct_quantizers.keras.quantize_wrapper import KerasQuantizationWrapper
-from model_compression_toolkit.trainable_infrastructure.keras.method_quantizers import PACKAGE
+from model_compression_toolkit.core.keras.package import PACKAGE
 
 __all__ = ["KerasTrainableQuantizationWrapper"]
 

@@ -1,0 +1,157 @@
+# SPDX-FileCopyrightText: The quantizers-infrastructure authors
+# SPDX-License-Identifier: Apache-2.0
+"""Batch norm: folded exactly into the layer before it, or trained along and folded at the end."""
+
+from typing import Any
+
+import keras
+import numpy as np
+from keras import layers
+
+from mct_quantizers.common.quant_params import FloatArray
+from model_compression_toolkit.core.common.operation_graph import Kind
+from model_compression_toolkit.core.keras.graph import Graph
+from model_compression_toolkit.core.keras.operators import has_activation, kind_of, weight_axes
+from model_compression_toolkit.core.keras.package import PACKAGE
+
+Layer = Any
+"""A Keras layer with a kernel, and a bias or None."""
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class LiveBatchNormalization(layers.BatchNormalization):
+    """A batch norm in quantization-aware training that will be folded when training ends.
+
+    It counts by the magnitude of its factors, so that folding never flips the sign of a weight's integers; preparing a
+    model makes all factors positive first, without changing what it computes.
+    """
+
+    def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
+        """The normalized `inputs`; arguments as of `keras.layers.BatchNormalization`."""
+        gamma = self.gamma
+        if gamma is None:
+            return super().call(inputs, training=training, mask=mask)
+        value = keras.ops.convert_to_tensor(gamma)
+        # Past Keras, which would keep a list of what it sees. Not `abs`: its gradient is zero at zero, and a factor
+        # could never leave it.
+        object.__setattr__(self, "gamma", keras.ops.where(value >= 0, value, -value))
+        try:
+            return super().call(inputs, training=training, mask=mask)
+        finally:
+            object.__setattr__(self, "gamma", gamma)
+
+
+def foldable_batch_norms(graph: Graph) -> dict[str, str]:
+    """The layer into which each batch norm can be folded, by the path of the batch norm."""
+    pairs: dict[str, str] = {}
+    paths = [call.path for call in graph.calls]
+    outputs = keras.tree.flatten(graph.outputs)
+    for call in graph.calls:
+        if kind_of(call) is not Kind.BATCH_NORM:
+            continue
+        (value,) = call.inputs
+        source = value.call
+        if (
+            source is not None
+            and kind_of(source) is Kind.WEIGHTED
+            and not isinstance(source.operation, (layers.Embedding, layers.EinsumDense))
+            and not has_activation(source.operation)
+            and len(graph.users(value)) == 1
+            and value not in outputs
+            and paths.count(call.path) == paths.count(source.path) == 1
+            and _channel_axis(source.operation, len(value.shape)) == call.operation.axis % len(value.shape)
+        ):
+            pairs[call.path] = source.path
+    return pairs
+
+
+def has_scale_per_output(layer: Layer) -> bool:
+    """Whether each output channel of a layer, quantized per channel, has a scale of its own."""
+    return getattr(layer, "depth_multiplier", 1) == 1 or not isinstance(
+        layer, (layers.DepthwiseConv1D, layers.DepthwiseConv2D)
+    )
+
+
+def affine_of(norm: Layer) -> tuple[FloatArray, FloatArray]:
+    """Factor and shift of each channel in evaluation, float64, shape (C,): `y = factor · x + shift`.
+
+    Of a live batch norm the factors are the magnitudes that training used.
+    """
+    mean, variance = _float64(norm.moving_mean), _float64(norm.moving_variance)
+    gamma = np.ones_like(mean) if norm.gamma is None else _float64(norm.gamma)
+    beta = np.zeros_like(mean) if norm.beta is None else _float64(norm.beta)
+    if isinstance(norm, LiveBatchNormalization):
+        gamma = np.abs(gamma)
+    factor = gamma / np.sqrt(variance + norm.epsilon)
+    return factor, beta - mean * factor
+
+
+def fold_batch_norm(layer: Layer, norm: Layer) -> None:
+    """Make `layer`, which has a bias, compute what `layer` followed by `norm` computes in evaluation, in place.
+
+    The products are computed in float64 and rounded once.
+    """
+    factor, shift = affine_of(norm)
+    kernel = kernel_of(layer)
+    kernel.assign(_float64(kernel) * along_outputs(factor, layer))
+    layer.bias.assign(folded_bias(layer, factor, shift))
+
+
+def folded_bias(layer: Layer, factor: FloatArray, shift: FloatArray) -> FloatArray:
+    """Bias of `layer` once `y = factor · x + shift` is folded into it, float64, shape (C,)."""
+    return _float64(layer.bias) * factor + shift
+
+
+def with_bias(layer: Layer) -> Layer:
+    """A copy of a built layer that has a bias, zero where the layer has none."""
+    copied = type(layer).from_config({**layer.get_config(), "use_bias": True})
+    copied.build_from_config(layer.get_build_config())
+    copy_weights(layer, copied)
+    return copied
+
+
+def copy_weights(source: Layer, target: Layer) -> None:
+    """Give a built copy of a layer the weights of the layer; a bias that the copy has in addition becomes zero."""
+    values = source.get_weights()
+    missing = [np.zeros(weight.shape, weight.dtype) for weight in target.weights[len(values) :]]
+    target.set_weights(values + missing)
+
+
+def make_factors_positive(layer: Layer, norm: Layer) -> None:
+    """Flip weights and statistics of the channels whose factor is negative; what is computed stays the same."""
+    if norm.gamma is None:
+        return
+    sign = np.where(_float64(norm.gamma) < 0, -1.0, 1.0)
+    kernel = kernel_of(layer)
+    kernel.assign(_float64(kernel) * along_outputs(sign, layer))
+    for variable in (layer.bias, norm.moving_mean, norm.gamma):
+        if variable is not None:
+            variable.assign(_float64(variable) * sign)
+
+
+def kernel_name(layer: Layer) -> str:
+    """Name of the weight whose last axis, or that before it, makes the outputs."""
+    return list(weight_axes(layer))[-1]
+
+
+def kernel_of(layer: Layer) -> keras.Variable:
+    """The weight whose factors make the outputs' factors."""
+    variable: keras.Variable = getattr(layer, kernel_name(layer))
+    return variable
+
+
+def along_outputs(values: FloatArray, layer: Layer) -> FloatArray:
+    """One number for each output channel, shaped to multiply the kernel of `layer`."""
+    shape = kernel_of(layer).shape
+    if isinstance(layer, (layers.DepthwiseConv1D, layers.DepthwiseConv2D)):
+        return values.reshape(shape[-2:])
+    return values.reshape(-1, *([1] * (-weight_axes(layer)[kernel_name(layer)] - 1)))
+
+
+def _channel_axis(layer: Layer, rank: int) -> int:
+    return 1 if getattr(layer, "data_format", None) == "channels_first" else rank - 1
+
+
+def _float64(variable: Any) -> FloatArray:
+    array: FloatArray = np.asarray(keras.ops.convert_to_numpy(variable), np.float64)
+    return array

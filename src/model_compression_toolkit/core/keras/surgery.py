@@ -1,0 +1,155 @@
+# SPDX-FileCopyrightText: The quantizers-infrastructure authors
+# SPDX-License-Identifier: Apache-2.0
+"""Making a quantized model of a captured one: wrapping layers, inserting holders. Nothing decides here."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+
+from mct_quantizers.common.lookup_table import LookupTable
+from mct_quantizers.common.quant_info import QuantizationTarget
+from mct_quantizers.keras.activation_quantization_holder import KerasActivationQuantizationHolder
+from mct_quantizers.keras.metadata import add_metadata, get_metadata
+from mct_quantizers.keras.quantize_wrapper import KerasQuantizationWrapper
+from model_compression_toolkit.core.common.quantization_plan import FrozenParams, QuantizationPlan, TensorPlan
+from model_compression_toolkit.core.keras.batch_norm import (
+    affine_of,
+    folded_bias,
+    kernel_name,
+    kernel_of,
+    with_bias,
+)
+from model_compression_toolkit.core.keras.capture import Captured, unique_name
+from model_compression_toolkit.core.keras.graph import Value, rebuild
+
+HOLDER_SUFFIX = "activation_holder_quantizer"
+_PLAN, _NAMES = "quantization_plan", "layer_names"
+
+QuantizerFactory = Callable[[TensorPlan], Any]
+
+
+def apply_plan(
+    captured: Captured,
+    plan: QuantizationPlan,
+    wrapper_class: type[KerasQuantizationWrapper],
+    weight_quantizer: QuantizerFactory,
+    activation_quantizer: QuantizerFactory,
+) -> keras.Model:
+    """Wrap the layers and insert the holders of a calibrated plan.
+
+    Args:
+        captured: the captured model, batch norms treated as the plan says; it is changed.
+        plan: the plan, its tensors with parameters.
+        wrapper_class: class of the wrappers.
+        weight_quantizer: makes the quantizer of a weight.
+        activation_quantizer: makes the quantizer of an activation.
+
+    Returns:
+        The quantized model; `plan_of` gives its plan.
+
+    Raises:
+        ValueError: the plan belongs to another model.
+    """
+    quantizers: dict[str, dict[str, Any]] = {}
+    names: dict[str, str] = {}
+    for tensor in plan.quantized(QuantizationTarget.Weights):
+        layer = tensor.site.layer
+        if layer not in captured.copies:
+            raise ValueError(f"The model has no layer {layer!r}: the plan belongs to another model.")
+        quantizers.setdefault(layer, {})[tensor.site.tensor] = weight_quantizer(tensor)
+        names[tensor.name] = captured.copies[layer].name
+    taken = {operation.name for operation in captured.copies.values()}
+    holders: dict[Value, KerasActivationQuantizationHolder] = {}
+    for tensor in plan.quantized(QuantizationTarget.Activation):
+        name = unique_name(f"{_plain(tensor.site.layer)}_{HOLDER_SUFFIX}", taken)
+        holder = KerasActivationQuantizationHolder(activation_quantizer(tensor), name=name)
+        holders[captured.value(tensor.site.layer)] = holder
+        names[tensor.name] = name
+    operations = dict(captured.copies)
+    for path, of_layer in quantizers.items():
+        layer = captured.copies[path]
+        operations[path] = wrapper_class(layer, of_layer, name=layer.name, trainable=layer.trainable)
+    model = rebuild(
+        captured.graph,
+        lambda call, args, kwargs: operations[call.path](*args, **kwargs),
+        lambda value, tensor: holders[value](tensor) if value in holders else tensor,
+    )
+    for norm, path in plan.batch_norms.items():
+        names[path] = captured.copies[path].name
+        if norm in plan.live_batch_norms:
+            names[norm] = captured.copies[norm].name
+    return set_plan(model, plan, names)
+
+
+def plan_of(model: keras.Model) -> QuantizationPlan:
+    """The plan of a quantized model; also of one that `keras_load_quantized_model` loaded.
+
+    Raises:
+        ValueError: the model has none.
+    """
+    values = get_metadata(model).get(_PLAN)
+    if values is None:
+        raise ValueError(
+            "`model` must be a model that `quantize` or `prepare_qat` returned, or one of a file that "
+            "`keras_load_quantized_model` loaded. Received: one without a plan"
+        )
+    return QuantizationPlan.from_dict(values)
+
+
+def set_plan(model: keras.Model, plan: QuantizationPlan, names: Mapping[str, str]) -> keras.Model:
+    """Keep `plan` with the model and in its `.keras` file.
+
+    Args:
+        model: the quantized model; it is changed and returned.
+        plan: its plan.
+        names: name of the layer that stands for each quantized tensor and batch norm of the plan.
+    """
+    return add_metadata(model, {**get_metadata(model), _PLAN: plan.to_dict(), _NAMES: dict(names)})
+
+
+def names_of(model: keras.Model) -> dict[str, str]:
+    """Name of the layer that stands for each quantized tensor and batch norm of the model's plan."""
+    return dict(get_metadata(model)[_NAMES])
+
+
+def quantizer_in(layer: Any, tensor: TensorPlan) -> Any:
+    """The quantizer of a quantized tensor, on the layer that stands for it."""
+    return layer.weights_quantizers[tensor.site.tensor] if tensor.is_weight else layer.activation_holder_quantizer
+
+
+def fold_live_batch_norm(wrapper: KerasQuantizationWrapper, norm: Any) -> KerasQuantizationWrapper:
+    """A wrapper that computes what `wrapper`, followed by `norm`, computes in evaluation; the integers are the same.
+
+    The factor of each channel goes into its scale, or its threshold of a table; a factor of zero becomes the smallest
+    number that float32 holds.
+
+    Args:
+        wrapper: a built layer with inferable quantizers, per channel; it is not changed.
+        norm: the batch norm.
+    """
+    key = kernel_name(wrapper.layer)
+    factor, shift = affine_of(norm)
+    former = wrapper.weights_quantizers[key]
+    smallest = np.finfo(np.float32).tiny
+    params: FrozenParams
+    if isinstance(former.params, LookupTable):
+        params = dataclasses.replace(former.params, threshold=np.maximum(former.params.threshold * factor, smallest))
+    else:
+        params = former.params.replace_scale(np.maximum(former.params.scale * factor, smallest))
+    quantizer = type(former).from_params(params)
+    codes = former.quantize(kernel_of(wrapper.layer))
+    layer = with_bias(wrapper.layer)
+    kernel_of(layer).assign(quantizer.dequantize(codes))
+    layer.bias.assign(folded_bias(layer, factor, shift))
+    config = keras.layers.Layer.get_config(wrapper)
+    folded = type(wrapper)(layer, {**wrapper.weights_quantizers, key: quantizer}, **config)
+    folded.build_from_config(wrapper.get_build_config())
+    return folded
+
+
+def _plain(name: str) -> str:
+    """A name that Keras and its files take."""
+    return name.replace("/", "_").replace(":", "_").replace("[", "_").rstrip("]")

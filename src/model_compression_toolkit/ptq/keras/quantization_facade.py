@@ -1,0 +1,86 @@
+# SPDX-FileCopyrightText: The quantizers-infrastructure authors
+# SPDX-License-Identifier: Apache-2.0
+"""Post-training quantization of Keras models."""
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+
+from mct_quantizers.common.registry import get_built_in_quantizer_class
+from mct_quantizers.keras.quantize_wrapper import KerasQuantizationWrapper
+from mct_quantizers.keras.quantizers import BaseKerasInferableQuantizer
+from model_compression_toolkit.core.common.batches import num_batches
+from model_compression_toolkit.core.common.interface import UserInformation, refuse_unsupported
+from model_compression_toolkit.core.common.quantization_config import QuantizationConfig
+from model_compression_toolkit.core.common.quantization_plan import TensorPlan, inferable_method
+from model_compression_toolkit.core.keras.flow import capture_and_plan
+from model_compression_toolkit.core.keras.surgery import apply_plan, plan_of
+from model_compression_toolkit.ptq.keras.calibration import calibrate
+
+
+def quantize(model: keras.Model, data: Any, config: QuantizationConfig | None = None) -> keras.Model:
+    """Quantize a trained model without training it further.
+
+    Args:
+        model: the float model, functional or sequential; it is not changed.
+        data: representative inputs: a tensor, an array, an iterable of batches, or a function that returns one.
+        config: what to do; 8-bit weights and activations by default.
+
+    Returns:
+        The quantized model; `plan_of` tells what was quantized.
+
+    Raises:
+        TypeError: an argument of the wrong type.
+        ValueError: unusable data, a model that is not built, is quantized already or has nothing to quantize.
+    """
+    captured, plan, batches = capture_and_plan(model, data, config or QuantizationConfig(), train=False)
+    plan = calibrate(captured, plan, batches, num_batches(data))
+    quantized = apply_plan(captured, plan, KerasQuantizationWrapper, inferable_quantizer, inferable_quantizer)
+    quantized.trainable = False
+    return quantized
+
+
+def inferable_quantizer(tensor: TensorPlan) -> Any:
+    """The inferable quantizer of a tensor that is calibrated, or trained and frozen.
+
+    Raises:
+        ValueError: the plan has no parameters for it.
+    """
+    if tensor.config is None or tensor.params is None:
+        raise ValueError(f"{tensor.name} has no parameters: it is not quantized, or by a quantizer of its own.")
+    method = inferable_method(tensor.params, tensor.config.method, tensor.site.target)
+    cls = get_built_in_quantizer_class(tensor.site.target, method, BaseKerasInferableQuantizer)
+    return cls.from_params(tensor.params)
+
+
+def keras_post_training_quantization(
+    in_model: keras.Model,
+    representative_data_gen: Callable[[], Any],
+    target_resource_utilization: Any = None,
+    core_config: QuantizationConfig | None = None,
+    target_platform_capabilities: Any = None,
+) -> tuple[keras.Model, UserInformation]:
+    """Post-training quantization under the name and arguments of the interface; see `quantize`.
+
+    Args:
+        in_model: the float model; it is not changed.
+        representative_data_gen: function that returns an iterable of batches, each a list of inputs.
+        target_resource_utilization: not supported yet; must be None.
+        core_config: a `QuantizationConfig`.
+        target_platform_capabilities: not supported yet; must be None.
+
+    Returns:
+        The quantized model and information about it.
+
+    Raises:
+        NotImplementedError: an argument that is not supported yet is given.
+        TypeError: an argument of the wrong type.
+        ValueError: unusable data or model.
+    """
+    refuse_unsupported(
+        target_resource_utilization=target_resource_utilization,
+        target_platform_capabilities=target_platform_capabilities,
+    )
+    quantized = quantize(in_model, representative_data_gen, core_config)
+    return quantized, UserInformation(plan_of(quantized))
