@@ -22,15 +22,17 @@ from model_compression_toolkit.qat.common.qat_config import QATConfig, TrainingM
 from model_compression_toolkit.trainable_infrastructure.conformance import ConformanceReport, check_quantizer
 
 if TYPE_CHECKING:
+    from model_compression_toolkit.core.plans import plan_of
     from model_compression_toolkit.core.pytorch.batch_norm import (
         freeze_batch_norm_statistics,
         reestimate_batch_norm_statistics,
     )
-    from model_compression_toolkit.core.pytorch.surgery import plan_of
     from model_compression_toolkit.exporter import export, load, read_plan
-    from model_compression_toolkit.ptq.pytorch.quantization_facade import pytorch_post_training_quantization, quantize
+    from model_compression_toolkit.ptq.keras.quantization_facade import keras_post_training_quantization
+    from model_compression_toolkit.ptq.pytorch.quantization_facade import pytorch_post_training_quantization
+    from model_compression_toolkit.ptq.quantization_facade import quantize
     from model_compression_toolkit.qat.pytorch.fine_tuning import FineTuning, fine_tune
-    from model_compression_toolkit.qat.pytorch.quantization_facade import finalize, prepare_qat
+    from model_compression_toolkit.qat.quantization_facade import finalize, prepare_qat
     from model_compression_toolkit.trainable_infrastructure.keras.load_model import keras_load_quantized_model
     from model_compression_toolkit.trainable_infrastructure.pytorch.regularization import regularization_loss
 
@@ -56,6 +58,7 @@ __all__ = [
     "fine_tune",
     "freeze_batch_norm_statistics",
     "keras_load_quantized_model",
+    "keras_post_training_quantization",
     "load",
     "plan_of",
     "prepare_qat",
@@ -74,12 +77,13 @@ _LAZY = {
     "read_plan": "model_compression_toolkit.exporter.plan_file",
     "FineTuning": "model_compression_toolkit.qat.pytorch.fine_tuning",
     "fine_tune": "model_compression_toolkit.qat.pytorch.fine_tuning",
-    "finalize": "model_compression_toolkit.qat.pytorch.quantization_facade",
+    "finalize": "model_compression_toolkit.qat.quantization_facade",
     "freeze_batch_norm_statistics": "model_compression_toolkit.core.pytorch.batch_norm",
-    "plan_of": "model_compression_toolkit.core.pytorch.surgery",
-    "prepare_qat": "model_compression_toolkit.qat.pytorch.quantization_facade",
+    "keras_post_training_quantization": "model_compression_toolkit.ptq.keras.quantization_facade",
+    "plan_of": "model_compression_toolkit.core.plans",
+    "prepare_qat": "model_compression_toolkit.qat.quantization_facade",
     "pytorch_post_training_quantization": "model_compression_toolkit.ptq.pytorch.quantization_facade",
-    "quantize": "model_compression_toolkit.ptq.pytorch.quantization_facade",
+    "quantize": "model_compression_toolkit.ptq.quantization_facade",
     "reestimate_batch_norm_statistics": "model_compression_toolkit.core.pytorch.batch_norm",
 }
 

@@ -127,7 +127,8 @@ PATHS = {
     "trainable_infrastructure.keras.quantizer_utils": f"int_quantization_with_threshold {ELEMENTARY}",
     "qat": (
         "QATConfig pytorch_quantization_aware_training_init_experimental "
-        "pytorch_quantization_aware_training_finalize_experimental"
+        "pytorch_quantization_aware_training_finalize_experimental "
+        "keras_quantization_aware_training_init_experimental keras_quantization_aware_training_finalize_experimental"
     ),
     "qat.common": "THRESHOLD_TENSOR WEIGHTS_QUANTIZATION_PARAMS",
     "qat.common.qat_config": "QATConfig is_qat_applicable TrainingMethod",

@@ -63,10 +63,26 @@ def test_a_pytorch_name_loads_torch_and_no_other_framework():
     code = f"""
         import sys
         import model_compression_toolkit as mct
-        mct.quantize
+        mct.fine_tune
         print([name for name in {FRAMEWORKS} if name in sys.modules])
     """
     assert run(code) == "['torch']"
+
+
+def test_the_verbs_load_no_framework_before_they_have_a_model():
+    code = f"""
+        import sys
+        import model_compression_toolkit as mct
+        verbs = mct.quantize, mct.prepare_qat, mct.finalize, mct.plan_of
+        for verb in verbs:
+            try:
+                verb(*["no model", None][: verb.__code__.co_argcount - len(verb.__defaults__ or ())])
+            except TypeError as error:
+                print(error)
+        print([name for name in {FRAMEWORKS} if name in sys.modules])
+    """
+    message = "`model` must be a torch.nn.Module or a keras.Model of Keras 3. Received: str"
+    assert run(code).splitlines() == [message] * 4 + ["[]"]
 
 
 def seconds_of(statement):
@@ -82,7 +98,7 @@ def test_import_is_fast():
     assert own < max(0.3, 3 * numpy)
 
 
-@pytest.mark.parametrize("name", ["quantize", "prepare_qat", "finalize", "plan_of", "freeze_batch_norm_statistics"])
+@pytest.mark.parametrize("name", ["fine_tune", "pytorch_post_training_quantization", "freeze_batch_norm_statistics"])
 def test_without_torch_a_pytorch_name_says_what_to_install(name):
     code = f"""
         {textwrap.dedent(BLOCK_TORCH).strip().replace(chr(10), chr(10) + " " * 8)}

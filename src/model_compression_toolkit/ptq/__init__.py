@@ -4,9 +4,10 @@
 
 from mct_quantizers import _lazy
 
-__all__ = ["pytorch_post_training_quantization"]
+__all__ = ["keras_post_training_quantization", "pytorch_post_training_quantization"]
 
 _LAZY = {
+    "keras_post_training_quantization": "model_compression_toolkit.ptq.keras.quantization_facade",
     "pytorch_post_training_quantization": "model_compression_toolkit.ptq.pytorch.quantization_facade",
 }
 

@@ -10,6 +10,7 @@ import keras
 
 from mct_quantizers.keras.activation_quantization_holder import KerasActivationQuantizationHolder
 from mct_quantizers.keras.quantize_wrapper import KerasQuantizationWrapper
+from model_compression_toolkit.core.common.framework import described
 from model_compression_toolkit.core.common.quantization_config import CaptureMode
 from model_compression_toolkit.core.keras.batch_norm import copy_weights
 from model_compression_toolkit.core.keras.data import Batch
@@ -63,12 +64,7 @@ def check_model(model: Any) -> None:
         ValueError: it is not built, or quantized already.
     """
     if not isinstance(model, keras.Model):
-        kind = f"{type(model).__module__}.{type(model).__name__}"
-        is_legacy = any(cls.__module__.startswith(("tf_keras", "tensorflow.python.keras")) for cls in type(model).mro())
-        advice = (
-            ", a model of Keras 2: rebuild it with `import keras` (Keras 3) and load its weights" if is_legacy else ""
-        )
-        raise TypeError(f"`model` must be a keras.Model of Keras 3. Received: {kind}{advice}")
+        raise TypeError(f"`model` must be a keras.Model of Keras 3. Received: {described(model)}")
     if not model.built:
         raise ValueError("`model` must be built: call it on data once, or `model.build(input_shape)`.")
     if is_quantized(model):
