@@ -38,7 +38,7 @@ def test_what_is_no_dictionary_by_text_is_refused_unchanged(bad):
     assert bad == before
 
 
-@pytest.mark.parametrize("value", [None, (1, 2), [1, (2,)], {"inner": object}], ids=str)
+@pytest.mark.parametrize("value", [b"bytes", (1, 2), [1, (2,)], {"inner": object}], ids=str)
 def test_a_value_that_files_may_not_hold_warns(value):
     with pytest.warns(UserWarning, match="for 'key'"):
         assert verify_and_init_metadata({"key": value})["key"] is value

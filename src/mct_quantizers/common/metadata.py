@@ -30,7 +30,7 @@ def verify_and_init_metadata(metadata: dict[str, Any] | None = None) -> dict[str
     for key, value in metadata.items():
         if not _is_plain(value):
             warnings.warn(
-                "`metadata` should hold numbers, text, lists and dictionaries of them. "
+                "`metadata` should hold numbers, text, None, lists and dictionaries of them. "
                 f"Received: {type(value).__name__} for {key!r}",
                 stacklevel=2,
             )
@@ -54,4 +54,4 @@ def _is_plain(value: Any) -> bool:
         return all(_is_plain(item) for item in value)
     if isinstance(value, dict):
         return all(_is_plain(item) for item in value.values())
-    return isinstance(value, (int, float, str))
+    return value is None or isinstance(value, (int, float, str))

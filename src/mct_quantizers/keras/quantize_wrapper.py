@@ -4,7 +4,7 @@
 
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import keras
 import numpy as np
@@ -39,13 +39,29 @@ from mct_quantizers.keras.quantizers.base import PACKAGE, BaseKerasInferableQuan
 Tensor = Any
 
 
+class _Field(NamedTuple):
+    """Where a weight stands.
+
+    Attributes:
+        owners: attributes that lead from the wrapped layer to the layer inside it that has the weight.
+        name: field of that layer.
+    """
+
+    owners: tuple[str, ...]
+    name: str
+
+    def place(self, layer: keras.layers.Layer) -> tuple[Any, str]:
+        """The layer that has the weight, and the name of its field."""
+        return functools.reduce(getattr, self.owners, layer), self.name
+
+
 class _Wrapped:
     """What a wrapper knows of its weights: plain, because Keras replaces the containers of a layer."""
 
     def __init__(
         self,
         quantizers: dict[WeightKey, Any],
-        fields: dict[WeightKey, str],
+        fields: "dict[WeightKey, _Field]",
         values: dict[int, Any],
         args: list[Any],
         kwargs: dict[str, Any],
@@ -60,7 +76,8 @@ class _Wrapped:
 class KerasQuantizationWrapper(RecordsQuantizers, keras.layers.Wrapper):
     """Runs `layer` with quantized weights; the float weights stay variables of the layer.
 
-    A weight is named either by its attribute (`"kernel"`) or, for a function, by its position among the call's inputs.
+    A weight is named either by its attribute (`"kernel"`; of a layer inside the layer `"cell.kernel"`) or, for a
+    function, by its position among the call's inputs.
     The quantized value stands on the wrapped layer only while the layer runs: outside a call read `layer.kernel`
     (float) or `wrapper.get_quantized_weights()`.
 
@@ -169,7 +186,7 @@ class KerasQuantizationWrapper(RecordsQuantizers, keras.layers.Wrapper):
                     autocast=False,
                 )
                 setattr(self, parameter_name(key), weight)
-            quantizer.initialize_quantization(self._float_weight(key).shape, parameter_name(key), self)
+            quantizer.initialize_quantization(self._float_weight(key).shape, _prefix(key), self)
 
     def call(self, inputs: Any, training: bool | None = None, **kwargs: Any) -> Any:
         """The wrapped layer's result with quantized weights.
@@ -245,6 +262,9 @@ class KerasQuantizationWrapper(RecordsQuantizers, keras.layers.Wrapper):
         layer = self.layer
         if not isinstance(layer, FunctionLayer):
             layer = type(layer).from_config(layer.get_config())
+            if self.layer.built:
+                # Of its own inputs: a layer may be built for several, the wrapper knows the first.
+                layer.build_from_config(self.layer.get_build_config())
         wrapper = wrapper_class(
             layer,
             frozen,
@@ -286,7 +306,7 @@ class KerasQuantizationWrapper(RecordsQuantizers, keras.layers.Wrapper):
         check_replacement(key, quantizer, self.weights_quantizers)
         if self.built:
             # Before anything is changed: it may raise.
-            quantizer.initialize_quantization(self._float_weight(key).shape, parameter_name(key), self)
+            quantizer.initialize_quantization(self._float_weight(key).shape, _prefix(key), self)
         self._wrapped.cache.drop()
         self._wrapped.quantizers[key] = quantizer
         self._wrapped.takes_training[key] = takes_training(quantizer)
@@ -324,7 +344,8 @@ class KerasQuantizationWrapper(RecordsQuantizers, keras.layers.Wrapper):
     def _place(self, values: Mapping[WeightKey, Any]) -> None:
         for key, value in values.items():
             # Past Keras, which would keep a list of what it sees.
-            object.__setattr__(self.layer, self._wrapped.fields[key], value)
+            owner, name = self._wrapped.fields[key].place(self.layer)
+            object.__setattr__(owner, name, value)
 
     def _shapes_with_weights(self, input_shape: Any) -> Any:
         """What the wrapped layer is built for: the shapes of the inputs, with those of the positional weights."""
@@ -335,8 +356,11 @@ class KerasQuantizationWrapper(RecordsQuantizers, keras.layers.Wrapper):
         return with_positional_weights([input_shape] if is_single else input_shape, shapes)
 
     def _float_weight(self, key: WeightKey) -> keras.Variable:
-        name = parameter_name(key) if isinstance(key, int) else self._wrapped.fields.get(key, "")
-        variable: keras.Variable | None = getattr(self if isinstance(key, int) else self.layer, name, None)
+        variable: keras.Variable | None = None
+        if isinstance(key, int):
+            variable = getattr(self, parameter_name(key), None)
+        elif key in self._wrapped.fields:
+            variable = getattr(*self._wrapped.fields[key].place(self.layer))
         if variable is None:
             raise ValueError(f"The wrapper must be built, by a call or by `build`, before it has weight {key!r}.")
         return variable
@@ -374,6 +398,11 @@ def _is_tensor(value: Any) -> bool:
     return isinstance(value, (np.ndarray, keras.Variable)) or keras.ops.is_tensor(value)
 
 
+def _prefix(key: WeightKey) -> str:
+    """What the names of a quantizer's variables begin with; torch takes no dots in names."""
+    return parameter_name(key).replace(".", "_")
+
+
 def _leaf(key: WeightKey) -> WeightKey:
     return key.rpartition("/")[2].partition(":")[0] if isinstance(key, str) else key
 
@@ -382,17 +411,20 @@ def _key(text: str) -> WeightKey:
     return int(text) if text.isdigit() else text
 
 
-def _fields_of(layer: keras.layers.Layer, keys: Iterable[WeightKey]) -> dict[WeightKey, str]:
-    """Name of the field of the instance that holds each variable: the weight's own, or the one behind its property."""
-    fields: dict[WeightKey, str] = {}
+def _fields_of(layer: keras.layers.Layer, keys: Iterable[WeightKey]) -> dict[WeightKey, _Field]:
+    """Where each variable stands: in the field of the weight's own name, or in the one behind its property."""
+    fields: dict[WeightKey, _Field] = {}
     for key in keys:
         if isinstance(key, int):
             continue
-        found = [name for name in (key, f"_{key}") if isinstance(vars(layer).get(name), keras.Variable)]
+        *owners, weight = key.split(".")
+        owner = functools.reduce(lambda inner, name: getattr(inner, name, None), owners, layer)
+        own = {} if owner is None else vars(owner)
+        found = [name for name in (weight, f"_{weight}") if isinstance(own.get(name), keras.Variable)]
         if not found:
             raise ValueError(
                 f"`weights_quantizers` must name variables of the layer. Received: {key!r}, which "
                 f"{type(layer).__name__} does not have; it has {sorted(variable.name for variable in layer.variables)}"
             )
-        fields[key] = found[0]
+        fields[key] = _Field(tuple(owners), found[0])
     return fields

@@ -11,7 +11,13 @@ from keras import layers
 from mct_quantizers.common.quant_params import FloatArray
 from model_compression_toolkit.core.common.operation_graph import Kind
 from model_compression_toolkit.core.keras.graph import Graph
-from model_compression_toolkit.core.keras.operators import has_activation, kind_of, weight_axes
+from model_compression_toolkit.core.keras.operators import (
+    has_activation,
+    kind_of,
+    weight_axes,
+    weight_of,
+    weight_problem,
+)
 from model_compression_toolkit.core.keras.package import PACKAGE
 
 Layer = Any
@@ -55,6 +61,7 @@ def foldable_batch_norms(graph: Graph) -> dict[str, str]:
             source is not None
             and kind_of(source) is Kind.WEIGHTED
             and not isinstance(source.operation, (layers.Embedding, layers.EinsumDense))
+            and not weight_problem(source.operation)
             and not has_activation(source.operation)
             and len(graph.users(value)) == 1
             and value not in outputs
@@ -136,8 +143,7 @@ def kernel_name(layer: Layer) -> str:
 
 def kernel_of(layer: Layer) -> keras.Variable:
     """The weight whose factors make the outputs' factors."""
-    variable: keras.Variable = getattr(layer, kernel_name(layer))
-    return variable
+    return weight_of(layer, kernel_name(layer))
 
 
 def along_outputs(values: FloatArray, layer: Layer) -> FloatArray:

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A functional Keras model as a list of calls, nested models opened, and a model made of such a list again."""
 
+import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -178,6 +179,12 @@ def rebuild(
             put(value, tensor)
     inputs = keras.tree.pack_sequence_as(graph.inputs, new)
     return keras.Model(inputs, filled(graph.outputs), name=graph.name)
+
+
+def by_name(operation: Operation, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a call of a layer that follow its first, by their names."""
+    names = list(inspect.signature(operation.call).parameters)
+    return {**dict(zip(names[1:], args[1:], strict=False)), **kwargs}
 
 
 def _functional(model: Any) -> Any:

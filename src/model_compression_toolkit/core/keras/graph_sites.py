@@ -11,7 +11,14 @@ from mct_quantizers.common.quant_info import QuantizationTarget
 from model_compression_toolkit.core.common.operation_graph import Kind, Operation, OperationGraph, float_weight_site
 from model_compression_toolkit.core.common.quantization_plan import TensorSite
 from model_compression_toolkit.core.keras.graph import Call, Graph, Value
-from model_compression_toolkit.core.keras.operators import has_activation, kind_of, type_of, weight_axes
+from model_compression_toolkit.core.keras.operators import (
+    has_activation,
+    kind_of,
+    type_of,
+    weight_axes,
+    weight_of,
+    weight_problem,
+)
 
 
 class GraphSites:
@@ -83,7 +90,7 @@ def weight_sites(path: str, layer: Any, near_end: bool, problem: str = "") -> It
     """
     axes = weight_axes(layer)
     for name, axis in axes.items():
-        shape = tuple(getattr(layer, name).shape)
+        shape = tuple(weight_of(layer, name).shape)
         yield TensorSite(
             layer=path,
             tensor=name,
@@ -99,12 +106,3 @@ def weight_sites(path: str, layer: Any, near_end: bool, problem: str = "") -> It
             if len(variable.shape) > 1:
                 name = variable.path.removeprefix(f"{layer.path}/")
                 yield float_weight_site(path, name, type(layer).__name__, tuple(variable.shape))
-
-
-def weight_problem(layer: Any) -> str:
-    """Why the weights of a layer cannot be quantized; empty when they can."""
-    if getattr(layer, "quantization_mode", None) is not None:
-        return f"Keras itself has quantized the layer ({layer.quantization_mode})"
-    if getattr(layer, "lora_enabled", False):
-        return "its weight is no plain variable (LoRA adds to it)"
-    return ""

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What each Keras operation means for quantization, as data."""
 
+import functools
 from typing import Any
 
 import keras
@@ -25,7 +26,18 @@ WEIGHT_AXES: dict[type[keras.layers.Layer], dict[str, int]] = {
     layers.SeparableConv1D: {"depthwise_kernel": -2, "pointwise_kernel": -1},
     layers.SeparableConv2D: {"depthwise_kernel": -2, "pointwise_kernel": -1},
     layers.Embedding: {"embeddings": 0},
+    layers.LSTM: {"cell.kernel": -1, "cell.recurrent_kernel": -1},
+    layers.GRU: {"cell.kernel": -1, "cell.recurrent_kernel": -1},
+    layers.SimpleRNN: {"cell.kernel": -1, "cell.recurrent_kernel": -1},
 }
+
+# Layers whose weights are those of layers inside them. What they make is no accumulator.
+_INNER_LAYERS: dict[type[keras.layers.Layer], tuple[str, ...]] = {
+    layers.Bidirectional: ("forward_layer", "backward_layer"),
+    layers.TimeDistributed: ("layer",),
+    layers.MultiHeadAttention: ("query_dense", "key_dense", "value_dense", "output_dense"),
+}
+_RECURRENT = (layers.LSTM, layers.GRU, layers.SimpleRNN)
 
 _LAYERS: dict[Kind, tuple[type[keras.layers.Layer], ...]] = {
     Kind.BATCH_NORM: (layers.BatchNormalization,),
@@ -67,10 +79,15 @@ _ACTIVATIONS = (
 def weight_axes(layer: Any) -> dict[str, int]:
     """Axis of the output channels of each weight of a layer that can be quantized, by the weight's name; from the end.
 
-    Of `EinsumDense` the axis that the output has and the input has not, where there is one such axis.
+    Weights of layers inside the layer have a path, such as "cell.kernel". Of `EinsumDense` it is the last axis that the
+    output has and the input has not.
     """
     if isinstance(layer, layers.EinsumDense):
         return {"kernel": _einsum_axis(layer.equation)}
+    inner = next((names for cls, names in _INNER_LAYERS.items() if isinstance(layer, cls)), ())
+    if inner:
+        found = {name: weight_axes(getattr(layer, name)) for name in inner}
+        return {f"{name}.{weight}": axis for name, axes in found.items() for weight, axis in axes.items()}
     return next((axes for cls, axes in WEIGHT_AXES.items() if isinstance(layer, cls)), {})
 
 
@@ -95,12 +112,23 @@ def type_of(call: Call) -> str:
 
 def has_activation(layer: Any) -> bool:
     """Whether a layer applies an activation function of its own."""
-    return bool(weight_axes(layer)) and _activation_name(layer) not in ("", "linear")
+    is_linear = _activation_name(layer) in ("", "linear") and not isinstance(layer, (*_RECURRENT, *_INNER_LAYERS))
+    return bool(weight_axes(layer)) and not is_linear
 
 
-def has_bias(layer: Any) -> bool:
-    """Whether a layer adds a bias."""
-    return getattr(layer, "bias", None) is not None
+def weight_of(layer: Any, name: str) -> keras.Variable:
+    """A weight of a layer by its name; of a layer inside the layer by its path, such as "cell.kernel"."""
+    variable: keras.Variable = functools.reduce(getattr, name.split("."), layer)
+    return variable
+
+
+def weight_problem(layer: Any) -> str:
+    """Why the weights of a layer cannot be quantized; empty when they can."""
+    if getattr(layer, "quantization_mode", None) is not None:
+        return f"Keras itself has quantized the layer ({layer.quantization_mode})"
+    if getattr(layer, "lora_enabled", False):
+        return "its weight is no plain variable (LoRA adds to it)"
+    return ""
 
 
 def _activation_name(layer: Any) -> str:

@@ -23,7 +23,7 @@ from model_compression_toolkit.core.keras.batch_norm import (
     with_bias,
 )
 from model_compression_toolkit.core.keras.capture import Captured, unique_name
-from model_compression_toolkit.core.keras.graph import Value, rebuild
+from model_compression_toolkit.core.keras.graph import Call, Value, by_name, rebuild
 
 HOLDER_SUFFIX = "activation_holder_quantizer"
 _PLAN, _NAMES = "quantization_plan", "layer_names"
@@ -71,10 +71,13 @@ def apply_plan(
     operations = dict(captured.copies)
     for path, of_layer in quantizers.items():
         layer = captured.copies[path]
-        operations[path] = wrapper_class(layer, of_layer, name=layer.name, trainable=layer.trainable)
+        constants = _constants_of([call for call in captured.graph.calls if call.path == path])
+        operations[path] = wrapper_class(
+            layer, of_layer, op_call_kwargs=constants, name=layer.name, trainable=layer.trainable
+        )
     model = rebuild(
         captured.graph,
-        lambda call, args, kwargs: operations[call.path](*args, **kwargs),
+        lambda call, args, kwargs: _run(call, operations[call.path], args, kwargs),
         lambda value, tensor: holders[value](tensor) if value in holders else tensor,
     )
     for norm, path in plan.batch_norms.items():
@@ -148,6 +151,37 @@ def fold_live_batch_norm(wrapper: KerasQuantizationWrapper, norm: Any) -> KerasQ
     folded = type(wrapper)(layer, {**wrapper.weights_quantizers, key: quantizer}, **config)
     folded.build_from_config(wrapper.get_build_config())
     return folded
+
+
+def _run(call: Call, operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The results of an operation; a wrapper takes what follows its layer's first input by name."""
+    if not isinstance(operation, KerasQuantizationWrapper):
+        return operation(*args, **kwargs)
+    keywords = by_name(call.operation, args, kwargs)
+    return operation(args[0], **{name: item for name, item in keywords.items() if name not in operation.op_call_kwargs})
+
+
+def _constants_of(calls: list[Call]) -> dict[str, Any]:
+    """The constants among the arguments of a layer that also takes tensors by name: Keras does not mix both.
+
+    Raises:
+        ValueError: they differ from call to call.
+    """
+    found: list[dict[str, Any]] = []
+    for call in calls:
+        keywords = by_name(call.operation, call.args, call.kwargs)
+        constants = {name: item for name, item in keywords.items() if not _holds_tensors(item)}
+        found.append(constants if len(constants) < len(keywords) else {})
+    if any(constants != found[0] for constants in found):
+        raise ValueError(
+            f"The layer {calls[0].path!r} is called with tensors by name and different constants: {found}. Leave it in "
+            f"float: Rule(name={calls[0].path!r}, quantize=False)"
+        )
+    return found[0]
+
+
+def _holds_tensors(item: Any) -> bool:
+    return any(isinstance(leaf, Value) for leaf in keras.tree.flatten(item))
 
 
 def _plain(name: str) -> str:

@@ -16,6 +16,7 @@ from model_compression_toolkit.core.common.progress import track
 from model_compression_toolkit.core.common.quantization_plan import QuantizationPlan
 from model_compression_toolkit.core.keras.capture import Captured, run_model
 from model_compression_toolkit.core.keras.data import Batch
+from model_compression_toolkit.core.keras.operators import weight_of
 from model_compression_toolkit.ptq.common.calibration import activation_params, weight_params
 from model_compression_toolkit.ptq.common.statistics import TensorStatistics
 
@@ -44,7 +45,7 @@ def calibrate(
     params: dict[str, QuantParams] = {}
     for tensor in track(plan.quantized(), "Searching ranges"):
         if tensor.is_weight:
-            weight = getattr(captured.copies[tensor.site.layer], tensor.site.tensor)
+            weight = weight_of(captured.copies[tensor.site.layer], tensor.site.tensor)
             params[tensor.name] = weight_params(tensor, np.asarray(keras.ops.convert_to_numpy(weight), np.float64))
         else:
             params[tensor.name] = activation_params(tensor, statistics[tensor.name])
