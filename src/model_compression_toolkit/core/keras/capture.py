@@ -145,7 +145,8 @@ def run_model(model: keras.Model, batch: Batch) -> list[Any]:
     Raises:
         ValueError: the model fails on the batch; the text gives its shapes and dtypes.
     """
-    structure = model.input
+    # A sequential model that was never called has `inputs` and no `input`.
+    structure = model.inputs[0] if isinstance(model, keras.Sequential) else model.input
     expected = len(keras.tree.flatten(structure))
     shapes = ", ".join(f"{item.shape} {item.dtype}" for item in batch)
     advice = "`data` must yield the inputs of the model and nothing else (no labels)."

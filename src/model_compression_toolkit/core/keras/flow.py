@@ -51,13 +51,12 @@ def capture_and_plan(
     batches = batches_of(data)
     sample = next(batches)
     expected = run_model(model, sample)
-    pairs = foldable_batch_norms(graph_of(model)) if is_functional(model) else {}
-    captured = capture(model, config.capture, {layer: {"use_bias": True} for layer in pairs.values()})
-    live = {
-        norm
-        for norm, layer in pairs.items()
-        if train and stays_live(config, has_scale_per_output(captured.copies[layer]))
-    }
+    graph = graph_of(model) if is_functional(model) else None
+    pairs = {} if graph is None else foldable_batch_norms(graph)
+    layers = {} if graph is None else graph.layers()
+    live = {norm for norm, layer in pairs.items() if train and stays_live(config, has_scale_per_output(layers[layer]))}
+    folded = {layer for norm, layer in pairs.items() if norm not in live}
+    captured = capture(model, config.capture, {layer: {"use_bias": True} for layer in folded})
     _check_same(expected, run_model(captured.float_model(), sample))
     for norm, layer in pairs.items():
         if norm in live:
