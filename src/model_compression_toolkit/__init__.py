@@ -18,20 +18,18 @@ from model_compression_toolkit.core.common.quantization_config import (
     TensorConfig,
 )
 from model_compression_toolkit.core.common.quantization_plan import QuantizationPlan
+from model_compression_toolkit.qat.common.fine_tuning import FineTuning
 from model_compression_toolkit.qat.common.qat_config import QATConfig, TrainingMethod
 from model_compression_toolkit.trainable_infrastructure.conformance import ConformanceReport, check_quantizer
 
 if TYPE_CHECKING:
-    from model_compression_toolkit.core.plans import plan_of
-    from model_compression_toolkit.core.pytorch.batch_norm import (
-        freeze_batch_norm_statistics,
-        reestimate_batch_norm_statistics,
-    )
+    from model_compression_toolkit.core.pytorch.batch_norm import reestimate_batch_norm_statistics
+    from model_compression_toolkit.core.quantized_model import freeze_batch_norm_statistics, plan_of
     from model_compression_toolkit.exporter import export, load, read_plan
     from model_compression_toolkit.ptq.keras.quantization_facade import keras_post_training_quantization
     from model_compression_toolkit.ptq.pytorch.quantization_facade import pytorch_post_training_quantization
     from model_compression_toolkit.ptq.quantization_facade import quantize
-    from model_compression_toolkit.qat.pytorch.fine_tuning import FineTuning, fine_tune
+    from model_compression_toolkit.qat.fine_tuning import fine_tune
     from model_compression_toolkit.qat.quantization_facade import finalize, prepare_qat
     from model_compression_toolkit.trainable_infrastructure.keras.load_model import keras_load_quantized_model
     from model_compression_toolkit.trainable_infrastructure.pytorch.regularization import regularization_loss
@@ -75,12 +73,11 @@ _LAZY = {
     "export": "model_compression_toolkit.exporter.pytorch.export_facade",
     "load": "model_compression_toolkit.exporter.pytorch.export_facade",
     "read_plan": "model_compression_toolkit.exporter.plan_file",
-    "FineTuning": "model_compression_toolkit.qat.pytorch.fine_tuning",
-    "fine_tune": "model_compression_toolkit.qat.pytorch.fine_tuning",
+    "fine_tune": "model_compression_toolkit.qat.fine_tuning",
     "finalize": "model_compression_toolkit.qat.quantization_facade",
-    "freeze_batch_norm_statistics": "model_compression_toolkit.core.pytorch.batch_norm",
+    "freeze_batch_norm_statistics": "model_compression_toolkit.core.quantized_model",
     "keras_post_training_quantization": "model_compression_toolkit.ptq.keras.quantization_facade",
-    "plan_of": "model_compression_toolkit.core.plans",
+    "plan_of": "model_compression_toolkit.core.quantized_model",
     "prepare_qat": "model_compression_toolkit.qat.quantization_facade",
     "pytorch_post_training_quantization": "model_compression_toolkit.ptq.pytorch.quantization_facade",
     "quantize": "model_compression_toolkit.ptq.quantization_facade",

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 import model_compression_toolkit as mct
+from model_compression_toolkit import FineTuning, fine_tune
 from model_compression_toolkit.cli import digits
 from model_compression_toolkit.core.pytorch.batch_norm import LiveBatchNorm
 from model_compression_toolkit.core.pytorch.surgery import quantizer_of
-from model_compression_toolkit.qat.pytorch.fine_tuning import FineTuning, fine_tune
 
 SEED = 0
 

@@ -63,7 +63,7 @@ def test_a_pytorch_name_loads_torch_and_no_other_framework():
     code = f"""
         import sys
         import model_compression_toolkit as mct
-        mct.fine_tune
+        mct.pytorch_post_training_quantization
         print([name for name in {FRAMEWORKS} if name in sys.modules])
     """
     assert run(code) == "['torch']"
@@ -98,7 +98,9 @@ def test_import_is_fast():
     assert own < max(0.3, 3 * numpy)
 
 
-@pytest.mark.parametrize("name", ["fine_tune", "pytorch_post_training_quantization", "freeze_batch_norm_statistics"])
+@pytest.mark.parametrize(
+    "name", ["regularization_loss", "pytorch_post_training_quantization", "reestimate_batch_norm_statistics"]
+)
 def test_without_torch_a_pytorch_name_says_what_to_install(name):
     code = f"""
         {textwrap.dedent(BLOCK_TORCH).strip().replace(chr(10), chr(10) + " " * 8)}

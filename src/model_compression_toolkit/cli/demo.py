@@ -81,9 +81,9 @@ def _run(seed: int, out: Path, float_epochs: int, console: Console) -> list[Row]
     """Every model of one seed. Frameworks load here, so that `mct --help` stays fast."""
     from safetensors.torch import save_file
 
+    from model_compression_toolkit import FineTuning, fine_tune
     from model_compression_toolkit.cli import digits
     from model_compression_toolkit.ptq.pytorch.quantization_facade import quantize
-    from model_compression_toolkit.qat.pytorch.fine_tuning import FineTuning, fine_tune
     from model_compression_toolkit.qat.pytorch.quantization_facade import finalize, prepare_qat
 
     images, labels, test_images, test_labels = digits.load_split(seed)

@@ -84,10 +84,10 @@ def _quantized(network: Any, inputs: Any, labels: Any, settings: Any, qat_epochs
     import numpy as np
     import torch
 
+    from model_compression_toolkit import FineTuning, fine_tune
     from model_compression_toolkit.core.pytorch.data import as_tensor
     from model_compression_toolkit.ptq.pytorch import quantization_facade as ptq
     from model_compression_toolkit.qat.pytorch import quantization_facade as qat
-    from model_compression_toolkit.qat.pytorch.fine_tuning import FineTuning, fine_tune
 
     if qat_epochs == 0:
         return ptq.quantize(network, inputs, settings)

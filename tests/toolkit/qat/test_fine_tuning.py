@@ -8,8 +8,8 @@ from toolkit_models import built, random
 from torch import nn
 
 import model_compression_toolkit as mct
+from model_compression_toolkit import FineTuning, fine_tune
 from model_compression_toolkit.core.pytorch.batch_norm import LiveBatchNorm
-from model_compression_toolkit.qat.pytorch.fine_tuning import FineTuning, fine_tune
 
 SHORT = FineTuning(epochs=6, batch_size=16, learning_rate=5e-3)
 

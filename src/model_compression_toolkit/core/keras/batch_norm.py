@@ -9,6 +9,7 @@ import numpy as np
 from keras import layers
 
 from mct_quantizers.common.quant_params import FloatArray
+from mct_quantizers.keras.ops import as_tensor
 from model_compression_toolkit.core.common.operation_graph import Kind
 from model_compression_toolkit.core.keras.graph import Graph
 from model_compression_toolkit.core.keras.operators import (
@@ -26,18 +27,28 @@ Layer = Any
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class LiveBatchNormalization(layers.BatchNormalization):
-    """A batch norm in quantization-aware training that will be folded when training ends.
+    """A batch norm in quantization-aware training. Its statistics can be frozen.
 
-    It counts by the magnitude of its factors, so that folding never flips the sign of a weight's integers; preparing a
-    model makes all factors positive first, without changing what it computes.
+    One that will be folded counts by the magnitude of its factors, so that folding never flips the sign of a weight's
+    integers; preparing a model makes all factors positive first, without changing what it computes.
+
+    Args:
+        folds: whether it will be folded when training ends.
+        freeze_statistics: whether training uses and keeps the moving statistics.
+        **kwargs: arguments of `keras.layers.BatchNormalization`.
     """
+
+    def __init__(self, folds: bool = True, freeze_statistics: bool = False, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.folds, self.freeze_statistics = folds, freeze_statistics
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
         """The normalized `inputs`; arguments as of `keras.layers.BatchNormalization`."""
+        training = training and not self.freeze_statistics
         gamma = self.gamma
-        if gamma is None:
+        if gamma is None or not self.folds:
             return super().call(inputs, training=training, mask=mask)
-        value = keras.ops.convert_to_tensor(gamma)
+        value = as_tensor(gamma)
         # Past Keras, which would keep a list of what it sees. Not `abs`: its gradient is zero at zero, and a factor
         # could never leave it.
         object.__setattr__(self, "gamma", keras.ops.where(value >= 0, value, -value))
@@ -46,6 +57,43 @@ class LiveBatchNormalization(layers.BatchNormalization):
         finally:
             object.__setattr__(self, "gamma", gamma)
 
+    def get_config(self) -> dict[str, Any]:
+        """Constructor arguments."""
+        return {**super().get_config(), "folds": self.folds, "freeze_statistics": self.freeze_statistics}
+
+    def plain(self) -> layers.BatchNormalization:
+        """A batch norm with the same weights, as it was before training."""
+        config = self.get_config()
+        for name in ("folds", "freeze_statistics"):
+            del config[name]
+        norm = layers.BatchNormalization.from_config(config)
+        norm.build_from_config(self.get_build_config())
+        norm.set_weights(self.get_weights())
+        return norm
+
+
+def live_batch_norm(norm: layers.BatchNormalization, folds: bool) -> LiveBatchNormalization:
+    """A batch norm for training with the same weights."""
+    live: LiveBatchNormalization = LiveBatchNormalization.from_config({**norm.get_config(), "folds": folds})
+    live.build_from_config(norm.get_build_config())
+    live.set_weights(norm.get_weights())
+    return live
+
+
+def freeze_batch_norm_statistics(model: keras.Model) -> None:
+    """From now on, training uses and keeps the moving statistics of every batch norm; factors still train.
+
+    Freezing towards the end of training lets the weights settle on the statistics that will be folded
+    (Krishnamoorthi 2018, arXiv:1806.08342, section 3.2.2). A model that is compiled must be compiled again, with its
+    optimizer: `model.compile(model.optimizer, ...)`.
+
+    Args:
+        model: a model that `prepare_qat` returned.
+    """
+    for layer in model.layers:
+        if isinstance(layer, LiveBatchNormalization):
+            layer.freeze_statistics = True
+
 
 def foldable_batch_norms(graph: Graph) -> dict[str, str]:
     """The layer into which each batch norm can be folded, by the path of the batch norm."""
@@ -53,7 +101,8 @@ def foldable_batch_norms(graph: Graph) -> dict[str, str]:
     paths = [call.path for call in graph.calls]
     outputs = keras.tree.flatten(graph.outputs)
     for call in graph.calls:
-        if kind_of(call) is not Kind.BATCH_NORM:
+        # A subclass may compute anything.
+        if type(call.operation) is not layers.BatchNormalization:
             continue
         (value,) = call.inputs
         source = value.call
@@ -87,7 +136,7 @@ def affine_of(norm: Layer) -> tuple[FloatArray, FloatArray]:
     mean, variance = _float64(norm.moving_mean), _float64(norm.moving_variance)
     gamma = np.ones_like(mean) if norm.gamma is None else _float64(norm.gamma)
     beta = np.zeros_like(mean) if norm.beta is None else _float64(norm.beta)
-    if isinstance(norm, LiveBatchNormalization):
+    if isinstance(norm, LiveBatchNormalization) and norm.folds:
         gamma = np.abs(gamma)
     factor = gamma / np.sqrt(variance + norm.epsilon)
     return factor, beta - mean * factor

@@ -14,10 +14,10 @@ from model_compression_toolkit.core.common.batch_norm_policy import stays_live
 from model_compression_toolkit.core.common.quantization_config import QuantizationConfig
 from model_compression_toolkit.core.common.quantization_plan import QuantizationPlan, build_plan
 from model_compression_toolkit.core.keras.batch_norm import (
-    LiveBatchNormalization,
     fold_batch_norm,
     foldable_batch_norms,
     has_scale_per_output,
+    live_batch_norm,
     make_factors_positive,
 )
 from model_compression_toolkit.core.keras.capture import Captured, capture, check_model, run_model
@@ -60,10 +60,15 @@ def capture_and_plan(
     _check_same(expected, run_model(captured.float_model(), sample))
     for norm, layer in pairs.items():
         if norm in live:
-            _make_live(captured, norm, layer)
+            make_factors_positive(captured.copies[layer], captured.copies[norm])
         else:
             fold_batch_norm(captured.copies[layer], captured.copies[norm])
             captured.graph.bypass(norm)
+    if train:
+        for call in captured.graph.calls:
+            former = captured.copies[call.path]
+            if type(former) is keras.layers.BatchNormalization:
+                captured.copies[call.path] = live_batch_norm(former, folds=call.path in live)
     sites = GraphSites(captured.graph, _shapes(captured, sample)).sites(config.quantize_output)
     plan = build_plan(sites, config, captured.mode, captured.notes)
     if not plan.quantized():
@@ -71,15 +76,6 @@ def capture_and_plan(
         raise ValueError(f"`model` has nothing to quantize. {'; '.join(reasons) or 'It has no layer with a rule.'}")
     plan = dataclasses.replace(plan, batch_norms=pairs, live_batch_norms=tuple(n for n in pairs if n in live))
     return captured, plan, chain([sample], batches)
-
-
-def _make_live(captured: Captured, norm: str, layer: str) -> None:
-    former = captured.copies[norm]
-    make_factors_positive(captured.copies[layer], former)
-    live = LiveBatchNormalization.from_config(former.get_config())
-    live.build(captured.value(norm).shape)
-    live.set_weights(former.get_weights())
-    captured.copies[norm] = live
 
 
 def _shapes(captured: Captured, sample: Batch) -> dict[Value, tuple[int, ...]]:

@@ -13,7 +13,7 @@ from model_compression_toolkit.core.common.batches import num_batches
 from model_compression_toolkit.core.common.interface import UserInformation, refuse_unsupported
 from model_compression_toolkit.core.common.quantization_config import QuantizationConfig
 from model_compression_toolkit.core.common.quantization_plan import TensorPlan
-from model_compression_toolkit.core.keras.batch_norm import fold_batch_norm, with_bias
+from model_compression_toolkit.core.keras.batch_norm import LiveBatchNormalization, fold_batch_norm, with_bias
 from model_compression_toolkit.core.keras.capture import built_copies
 from model_compression_toolkit.core.keras.flow import capture_and_plan
 from model_compression_toolkit.core.keras.graph import graph_of, rebuild
@@ -86,6 +86,8 @@ def finalize(model: keras.Model) -> keras.Model:
         if isinstance(operation, (KerasQuantizationWrapper, KerasActivationQuantizationHolder)):
             # None where its quantizers are frozen already.
             copies[path] = operation.convert_to_inferable_quantizers() or operation
+        elif isinstance(operation, LiveBatchNormalization) and not operation.folds:
+            copies[path] = operation.plain()
     for norm in plan.live_batch_norms:
         layer, norm_layer = names[plan.batch_norms[norm]], names[norm]
         if isinstance(copies[layer], KerasQuantizationWrapper):

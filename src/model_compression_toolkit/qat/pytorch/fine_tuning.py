@@ -2,9 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A plain training loop for prepared models: distillation from the float model, with labels where there are any."""
 
-import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,51 +12,10 @@ from torch.nn import functional
 from model_compression_toolkit.core.common.progress import track
 from model_compression_toolkit.core.pytorch.batch_norm import freeze_batch_norm_statistics
 from model_compression_toolkit.core.pytorch.modes import preserved_modes
+from model_compression_toolkit.qat.common.fine_tuning import FineTuning, check_samples
 from model_compression_toolkit.trainable_infrastructure.pytorch.regularization import regularization_loss
 
 Augment = Callable[[Tensor, torch.Generator], Tensor]
-
-
-@dataclass(frozen=True, slots=True)
-class FineTuning:
-    """How a prepared model is trained.
-
-    Attributes:
-        epochs: passes over the data, at least 1.
-        learning_rate: peak of AdamW's one-cycle schedule (Smith and Topin 2018, arXiv:1708.07120); no weight decay.
-        batch_size: samples in a step, at least 1.
-        temperature: softens both outputs in the distillation loss (Hinton et al. 2015, arXiv:1503.02531).
-        label_weight: share of the labels' cross entropy in the loss, 0 to 1; the rest is distillation.
-        frozen_share: share of the last steps in which batch-norm statistics stay frozen, 0 to 1.
-        seed: of the order of the samples and of the augmentation.
-
-    Raises:
-        ValueError: a field out of bounds.
-    """
-
-    epochs: int = 30
-    learning_rate: float = 1e-3
-    batch_size: int = 64
-    temperature: float = 2.0
-    label_weight: float = 0.0
-    frozen_share: float = 0.1
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"`{name}` must be an integer of at least 1. Received: {name}={value!r}")
-        for name in ("learning_rate", "temperature"):
-            if not _is_number(getattr(self, name)) or not getattr(self, name) > 0:
-                raise ValueError(f"`{name}` must be a positive number. Received: {name}={getattr(self, name)!r}")
-        for name in ("label_weight", "frozen_share"):
-            if not _is_number(getattr(self, name)) or not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"`{name}` must be a number from 0 to 1. Received: {name}={getattr(self, name)!r}")
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def fine_tune(
@@ -89,12 +46,7 @@ def fine_tune(
         ValueError: fewer samples than a batch has, or another number of labels.
     """
     settings = settings or FineTuning()
-    if len(inputs) < settings.batch_size:
-        raise ValueError(
-            f"`inputs` must hold at least one batch of {settings.batch_size} samples. Received: {len(inputs)} samples"
-        )
-    if labels is not None and len(labels) != len(inputs):
-        raise ValueError(f"`labels` must have one class for each of {len(inputs)} inputs. Received: {len(labels)}")
+    check_samples(inputs, labels, settings)
     steps = len(inputs) // settings.batch_size
     total = settings.epochs * steps
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=0.0)

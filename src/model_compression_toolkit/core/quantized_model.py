@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The quantizers-infrastructure authors
 # SPDX-License-Identifier: Apache-2.0
-"""The plan of a quantized model of any framework."""
+"""What is asked of quantized models of any framework."""
 
 from typing import Any
 
@@ -20,3 +20,19 @@ def plan_of(model: Any) -> QuantizationPlan:
     """
     plan: QuantizationPlan = wing_module(model, "model_compression_toolkit.core.{}.surgery").plan_of(model)
     return plan
+
+
+def freeze_batch_norm_statistics(model: Any) -> None:
+    """From now on, training uses and keeps the running statistics of every batch norm; factors still train.
+
+    Freezing towards the end of training lets the weights settle on the statistics that will be folded
+    (Krishnamoorthi 2018, arXiv:1806.08342, section 3.2.2). A Keras model that is compiled must be compiled again, with
+    its optimizer: `model.compile(model.optimizer, ...)`.
+
+    Args:
+        model: a model that `prepare_qat` returned.
+
+    Raises:
+        TypeError: no model.
+    """
+    wing_module(model, "model_compression_toolkit.core.{}.batch_norm").freeze_batch_norm_statistics(model)
