@@ -70,8 +70,8 @@ __all__ = [
 _LAZY = {
     "keras_load_quantized_model": "model_compression_toolkit.trainable_infrastructure.keras.load_model",
     "regularization_loss": "model_compression_toolkit.trainable_infrastructure.pytorch.regularization",
-    "export": "model_compression_toolkit.exporter.pytorch.export_facade",
-    "load": "model_compression_toolkit.exporter.pytorch.export_facade",
+    "export": "model_compression_toolkit.exporter.export_facade",
+    "load": "model_compression_toolkit.exporter.export_facade",
     "read_plan": "model_compression_toolkit.exporter.plan_file",
     "fine_tune": "model_compression_toolkit.qat.fine_tuning",
     "finalize": "model_compression_toolkit.qat.quantization_facade",

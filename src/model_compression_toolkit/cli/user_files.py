@@ -1,10 +1,8 @@
 # SPDX-FileCopyrightText: The quantizers-infrastructure authors
 # SPDX-License-Identifier: Apache-2.0
-"""What the user names on the command line: a network, weights, data, a configuration. No data file runs code."""
+"""What the user names on the command line: data and a configuration. No file runs code."""
 
 import dataclasses
-import importlib
-import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -33,37 +31,6 @@ def load_config(path: Path | None, bits: str | None) -> QuantizationConfig:
         weights=dataclasses.replace(config.weights, num_bits=widths.weights.num_bits),
         activations=dataclasses.replace(config.activations, num_bits=widths.activations.num_bits),
     )
-
-
-def load_network(factory: str, weights: Path | None) -> Any:
-    """The network that `package.module:factory` returns, with the weights of a safetensors file.
-
-    The current folder is searched first, as by `python -m`.
-
-    Raises:
-        ValueError: `factory` has another form, the module or the function does not exist, it returns no module, or the
-            weights do not fit.
-        OSError: the weights cannot be read.
-    """
-    import torch
-
-    module_name, separator, function_name = factory.partition(":")
-    if not (module_name and separator and function_name):
-        raise ValueError(f"`--model` must look like package.module:factory. Received: {factory!r}")
-    sys.path.insert(0, str(Path.cwd()))
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        raise ValueError(f"`--model` names the module {module_name!r}, which cannot be imported: {error}") from error
-    function = getattr(module, function_name, None)
-    if not callable(function):
-        raise ValueError(f"`--model` must name a function of {module_name}. Received: {function_name!r}")
-    network = function()
-    if not isinstance(network, torch.nn.Module):
-        raise ValueError(f"`--model` must return a torch.nn.Module. Received: {type(network).__name__}")
-    if weights is not None:
-        _load_weights(network, weights)
-    return network.eval()
 
 
 def load_data(path: Path) -> tuple[Array, Array | None]:
@@ -98,20 +65,6 @@ def load_data(path: Path) -> tuple[Array, Array | None]:
     if len(inputs) == 0:
         raise ValueError(f"`--data` must hold at least one sample. Received: {path} with none")
     return inputs, np.concatenate(labels) if labels else None
-
-
-def _load_weights(network: Any, path: Path) -> None:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        state = load_file(path)
-    except SafetensorError as error:
-        raise ValueError(f"`--weights` must be a safetensors file. Received: {path} ({error})") from error
-    try:
-        network.load_state_dict(state)
-    except RuntimeError as error:
-        raise ValueError(f"`--weights` must fit the network. Received: {path} ({error})") from error
 
 
 def _load_arrays(path: Path) -> tuple[Array, Array | None]:

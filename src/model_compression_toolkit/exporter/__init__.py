@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from model_compression_toolkit.exporter.common.export_report import ExportReport
     from model_compression_toolkit.exporter.common.format import ExportFormat
     from model_compression_toolkit.exporter.common.parity import ParityReport
+    from model_compression_toolkit.exporter.export_facade import export, load
     from model_compression_toolkit.exporter.plan_file import read_plan
-    from model_compression_toolkit.exporter.pytorch.export_facade import export, load
     from model_compression_toolkit.exporter.pytorch.frozen_model import save_frozen
 
 __all__ = ["ExportFormat", "ExportReport", "ParityReport", "export", "load", "read_plan", "save_frozen"]
@@ -21,8 +21,8 @@ _LAZY = {
     "ExportFormat": f"{_HERE}.common.format",
     "ExportReport": f"{_HERE}.common.export_report",
     "ParityReport": f"{_HERE}.common.parity",
-    "export": f"{_HERE}.pytorch.export_facade",
-    "load": f"{_HERE}.pytorch.export_facade",
+    "export": f"{_HERE}.export_facade",
+    "load": f"{_HERE}.export_facade",
     "read_plan": f"{_HERE}.plan_file",
     "save_frozen": f"{_HERE}.pytorch.frozen_model",
 }

@@ -30,7 +30,7 @@ def read_plan(path: str | Path) -> tuple[QuantizationPlan, FileInfo]:
         ImportError: onnx is not installed and the file is .onnx.
     """
     path = Path(path)
-    if format_of(path) is ExportFormat.SAFETENSORS:
+    if format_of(path, (ExportFormat.ONNX, ExportFormat.SAFETENSORS)) is ExportFormat.SAFETENSORS:
         return read_safetensors_plan(path)
     metadata = _onnx_metadata(path)
     return plan_of_metadata(metadata, path), info_of(path, ExportFormat.ONNX, metadata)

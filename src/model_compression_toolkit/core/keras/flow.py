@@ -81,6 +81,8 @@ def capture_and_plan(
 def _shapes(captured: Captured, sample: Batch) -> dict[Value, tuple[int, ...]]:
     """Shape of each floating-point tensor for a batch."""
     values = [value for _, value in captured.graph.values() if keras.backend.is_float_dtype(value.dtype)]
+    if not values:
+        return {}
     outputs = run_model(captured.float_model(values), sample)
     return {value: tuple(output.shape) for value, output in zip(values, outputs, strict=True)}
 

@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
 from model_compression_toolkit.exporter.common.format import ExportFormat
 from model_compression_toolkit.exporter.common.parity import ParityReport
 
-__all__ = ["ExportReport"]
+__all__ = ["ExportReport", "print_report"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,3 +45,12 @@ class ExportReport:
     def __str__(self) -> str:
         lines = [f"Wrote {self.path} ({self.file_size:,} bytes)", *(f"  note: {note}" for note in self.notes)]
         return "\n".join(lines if self.parity is None else [*lines, str(self.parity)])
+
+
+def print_report(report: ExportReport) -> None:
+    """Print the comparison and the notes of an export."""
+    console = Console(soft_wrap=True)
+    if report.parity is not None:
+        console.print(report.parity.render())
+    for note in report.notes:
+        console.print(f"Note: {note}", markup=False)

@@ -7,14 +7,13 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from torch import nn
 
 from mct_quantizers._lazy import import_optional
 from mct_quantizers.common.files import check_writable, write_atomically
 from model_compression_toolkit.core.common.progress import working
 from model_compression_toolkit.core.pytorch.data import Batch, batches_of
-from model_compression_toolkit.exporter.common.export_report import ExportReport
+from model_compression_toolkit.exporter.common.export_report import ExportReport, print_report
 from model_compression_toolkit.exporter.common.format import ExportFormat, format_of
 from model_compression_toolkit.exporter.common.parity import ParityReport
 from model_compression_toolkit.exporter.pytorch.frozen import frozen_plan
@@ -23,6 +22,7 @@ from model_compression_toolkit.exporter.pytorch.frozen_parity import compare_fro
 
 __all__ = ["export", "load"]
 
+FORMATS = (ExportFormat.ONNX, ExportFormat.SAFETENSORS)
 _ROOM = "model_compression_toolkit.exporter.pytorch"
 
 
@@ -51,7 +51,7 @@ def export(
         OSError: the file cannot be written; what was there before stays.
         ImportError: onnx or onnxruntime is not installed and the file is .onnx.
     """
-    file_format = format_of(path)
+    file_format = format_of(path, FORMATS)
     target = check_writable(path)
     frozen_plan(model)
     if file_format is ExportFormat.ONNX:
@@ -61,7 +61,7 @@ def export(
         notes, parity = (), None if verify is None else compare_frozen(model, target)
     report = ExportReport(target, file_format, target.stat().st_size, notes, parity)
     if not quiet:
-        _print(report)
+        print_report(report)
     return report
 
 
@@ -101,11 +101,3 @@ def _export_onnx(
         content = exported.model.SerializeToString()
     write_atomically(target, lambda file: file.write(content))
     return exported.notes, None if batches is None else parity.compare_onnx(model, target, batches)
-
-
-def _print(report: ExportReport) -> None:
-    console = Console(soft_wrap=True)
-    if report.parity is not None:
-        console.print(report.parity.render())
-    for note in report.notes:
-        console.print(f"Note: {note}", markup=False)

@@ -1,0 +1,56 @@
+# SPDX-FileCopyrightText: The quantizers-infrastructure authors
+# SPDX-License-Identifier: Apache-2.0
+"""What `mct quantize` does with Keras models alone."""
+
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+
+from model_compression_toolkit.core.common.batches import checked_array
+from model_compression_toolkit.core.keras.capture import run_model
+from model_compression_toolkit.core.keras.data import batches_of
+
+Array = npt.NDArray[Any]
+
+
+def load_network(path: str, weights: Path | None) -> keras.Model:
+    """The float model of a .keras file. No code of the file is run.
+
+    Raises:
+        ValueError: the file is damaged, or holds code (a Lambda layer); `weights` is given.
+        OSError: there is no such file.
+    """
+    if weights is not None:
+        raise ValueError(f"`--weights` must not be given with a .keras file, which has weights. Received: {weights}")
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"`--model` must name a file. Received: {path}, which does not exist")
+    try:
+        return keras.saving.load_model(path, compile=False, safe_mode=True)
+    except Exception as error:  # damage shows in as many ways as a file has parts
+        advice = ""
+        if "ambda" in str(error):
+            advice = " Replace Lambda layers by keras.ops functions or a layer class of your own that is registered."
+        raise ValueError(f"`--model` must be a .keras file that loads in safe mode. {path}: {error}{advice}") from error
+
+
+def other_files() -> tuple[str, ...]:
+    """What is written beside the .onnx file."""
+    return ("model.keras", "model.tflite") if keras.config.backend() == "tensorflow" else ("model.keras",)
+
+
+def set_seed(seed: int) -> None:
+    """Let the training be the same each time."""
+    keras.utils.set_random_seed(seed)
+
+
+def samples(inputs: Array, labels: Array | None) -> tuple[Array, Array | None]:
+    """Inputs and labels as the training takes them."""
+    return checked_array(inputs), labels
+
+
+def classes(network: keras.Model, inputs: Array) -> Array:
+    """The class of each input, shape (N,)."""
+    return np.concatenate([run_model(network, batch)[0].argmax(axis=1) for batch in batches_of(inputs)])

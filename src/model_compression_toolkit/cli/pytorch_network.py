@@ -1,0 +1,80 @@
+# SPDX-FileCopyrightText: The quantizers-infrastructure authors
+# SPDX-License-Identifier: Apache-2.0
+"""What `mct quantize` does with PyTorch networks alone."""
+
+import importlib
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from model_compression_toolkit.core.pytorch.data import as_tensor, batches_of
+
+Array = npt.NDArray[Any]
+
+
+def load_network(factory: str, weights: Path | None) -> Any:
+    """The network that `package.module:factory` returns, with the weights of a safetensors file.
+
+    The current folder is searched first, as by `python -m`.
+
+    Raises:
+        ValueError: `factory` has another form, the module or the function does not exist, it returns no module, or the
+            weights do not fit.
+        OSError: the weights cannot be read.
+    """
+    module_name, separator, function_name = factory.partition(":")
+    if not (module_name and separator and function_name):
+        raise ValueError(f"`--model` must look like package.module:factory. Received: {factory!r}")
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        raise ValueError(f"`--model` names the module {module_name!r}, which cannot be imported: {error}") from error
+    function = getattr(module, function_name, None)
+    if not callable(function):
+        raise ValueError(f"`--model` must name a function of {module_name}. Received: {function_name!r}")
+    network = function()
+    if not isinstance(network, torch.nn.Module):
+        raise ValueError(f"`--model` must return a torch.nn.Module. Received: {type(network).__name__}")
+    if weights is not None:
+        _load_weights(network, weights)
+    return network.eval()
+
+
+def other_files() -> tuple[str, ...]:
+    """What is written beside the .onnx file."""
+    return ("model.safetensors",)
+
+
+def set_seed(seed: int) -> None:
+    """Let the training be the same each time."""
+    torch.manual_seed(seed)
+
+
+def samples(inputs: Array, labels: Array | None) -> tuple[Any, Any]:
+    """Inputs and labels as the training takes them."""
+    return as_tensor(inputs), None if labels is None else torch.tensor(labels.astype(np.int64))
+
+
+@torch.no_grad()
+def classes(network: Any, inputs: Array) -> Array:
+    """The class of each input, shape (N,)."""
+    found: Array = torch.cat([network(*batch).argmax(dim=1) for batch in batches_of(inputs)]).numpy()
+    return found
+
+
+def _load_weights(network: Any, path: Path) -> None:
+    try:
+        state = load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"`--weights` must be a safetensors file. Received: {path} ({error})") from error
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        raise ValueError(f"`--weights` must fit the network. Received: {path} ({error})") from error
