@@ -2,9 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """`mct demo`: the whole path on handwritten digits."""
 
+import importlib
 import json
 import time
 from dataclasses import asdict, dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,16 +14,30 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+import model_compression_toolkit as mct
 from mct_quantizers import _lazy
 from mct_quantizers.common.quant_info import QuantizationTarget
 from model_compression_toolkit.core.common.quantization_config import QuantizationConfig
+from model_compression_toolkit.exporter.common.parity import ParityReport
 
 FLOAT_EPOCHS = 120
 QAT_EPOCHS = {"w4a4": 30, "w2a4": 30, "w2a2": 40}
 
+
+class Framework(StrEnum):
+    """Of the demonstration's network."""
+
+    PYTORCH = "pytorch"
+    KERAS = "keras"
+
+
+_DIGITS = {
+    Framework.PYTORCH: "model_compression_toolkit.cli.digits",
+    Framework.KERAS: "model_compression_toolkit.cli.keras_digits",
+}
 _LEGEND = (
-    "file: ONNX (float: weights as float32). packed: the frozen model as safetensors.\n"
-    "Against the PyTorch model on all held-out images: same class in ONNX Runtime as it comes; integer weights in the "
+    "file: ONNX (float: weights as float32). packed: the frozen model as safetensors (PyTorch), LiteRT or .keras.\n"
+    "Against the model on all held-out images: same class in ONNX Runtime as it comes; integer weights in the "
     "file; steps: largest difference of an activation's integer."
 )
 
@@ -35,8 +51,8 @@ class Row:
         seed: of the split, the initial weights and the training.
         accuracy: on the held-out images, in percent.
         file_size: bytes of the ONNX file on disk; of the weights in float32 for float.
-        frozen_size: bytes of the frozen model with packed integers (safetensors); None for float.
-        agreement: share of held-out images on which ONNX Runtime gives the class of the PyTorch model; None for float.
+        frozen_size: bytes of the frozen model (safetensors, LiteRT or .keras); None for float.
+        agreement: share of held-out images on which ONNX Runtime gives the class of the model; None for float.
         max_steps: largest difference of an activation's integer code in ONNX Runtime; None for float.
         weights_equal: whether every integer weight in the file is that of the model; None for float.
         seconds: time to make the model.
@@ -58,16 +74,18 @@ def demo(
     seed: Annotated[int, typer.Option(help="Seed of the split and of the training.")] = 0,
     seeds: Annotated[int, typer.Option(min=1, help="Number of seeds, from --seed on; the table shows the mean.")] = 1,
     float_epochs: Annotated[int, typer.Option(min=1, help="Epochs of the float training.")] = FLOAT_EPOCHS,
+    framework: Annotated[Framework, typer.Option(help="Of the network.")] = Framework.PYTORCH,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
     """Train a network in float, quantize it, fine-tune it at 4 and 2 bits, export it, and prove the export."""
-    _lazy.import_optional("torch", needed_by="mct demo")
+    _lazy.import_optional("torch" if framework is Framework.PYTORCH else "keras", needed_by="mct demo")
+    digits = importlib.import_module(_DIGITS[framework])
     out.mkdir(parents=True, exist_ok=True)
     console = Console(quiet=as_json)
     start = time.monotonic()
     rows: list[Row] = []
     for current in range(seed, seed + seeds):
-        rows += _run(current, out, float_epochs, console)
+        rows += _run(digits, current, out, float_epochs, console)
     seconds = time.monotonic() - start
     if as_json:
         typer.echo(json.dumps({"rows": [asdict(row) for row in rows], "seconds": seconds}, indent=2))
@@ -77,46 +95,38 @@ def demo(
         console.print(f"{seconds:.0f} s. The files are in {out}. Look into one: mct inspect {out / 'w4a4.onnx'}")
 
 
-def _run(seed: int, out: Path, float_epochs: int, console: Console) -> list[Row]:
-    """Every model of one seed. Frameworks load here, so that `mct --help` stays fast."""
-    from safetensors.torch import save_file
-
-    from model_compression_toolkit import FineTuning, fine_tune
-    from model_compression_toolkit.cli import digits
-    from model_compression_toolkit.ptq.pytorch.quantization_facade import quantize
-    from model_compression_toolkit.qat.pytorch.quantization_facade import finalize, prepare_qat
-
+def _run(digits: Any, seed: int, out: Path, float_epochs: int, console: Console) -> list[Row]:
+    """Every model of one seed."""
     images, labels, test_images, test_labels = digits.load_split(seed)
     console.print(f"[bold]seed {seed}[/]: {len(images)} training and {len(test_images)} held-out images of digits")
     start = time.monotonic()
     model = digits.train_float(images, labels, seed, float_epochs)
-    save_file(model.state_dict(), out / "float.safetensors")
-    size = (out / "float.safetensors").stat().st_size
+    size = digits.save_float(model, out).stat().st_size
     accuracy = digits.accuracy(model, test_images, test_labels)
     rows = [Row("float", seed, accuracy, size, None, None, None, None, time.monotonic() - start)]
     console.print(f"float: {accuracy:.2f} %")
 
     start = time.monotonic()
-    quantized = quantize(model, images, QuantizationConfig.from_bits("w8a8"))
-    rows.append(_export("w8a8", seed, quantized, out, test_images, test_labels, start, console))
+    quantized = mct.quantize(model, images, QuantizationConfig.from_bits("w8a8"))
+    rows.append(_export(digits, "w8a8", seed, quantized, out, test_images, test_labels, start, console))
     for bits, epochs in QAT_EPOCHS.items():
         start = time.monotonic()
-        prepared = prepare_qat(model, images, QuantizationConfig.from_bits(bits))
-        fine_tune(prepared, model, images, labels, FineTuning(epochs=epochs, seed=seed), digits.augment)
-        rows.append(_export(bits, seed, finalize(prepared), out, test_images, test_labels, start, console))
+        prepared = mct.prepare_qat(model, images, QuantizationConfig.from_bits(bits))
+        mct.fine_tune(prepared, model, images, labels, mct.FineTuning(epochs=epochs, seed=seed), digits.augment)
+        rows.append(_export(digits, bits, seed, mct.finalize(prepared), out, test_images, test_labels, start, console))
     return rows
 
 
 def _export(
-    name: str, seed: int, model: Any, out: Path, images: Any, labels: Any, start: float, console: Console
+    digits: Any, name: str, seed: int, model: Any, out: Path, images: Any, labels: Any, start: float, console: Console
 ) -> Row:
-    from model_compression_toolkit.cli import digits
-    from model_compression_toolkit.exporter.pytorch.export_facade import export
-
     seconds = time.monotonic() - start
     accuracy = digits.accuracy(model, images, labels)
-    report = export(model, out / f"{name}.onnx", verify=images, quiet=True)
-    frozen = export(model, out / f"{name}.safetensors", quiet=True)
+    report = mct.export(model, out / f"{name}.onnx", verify=images, quiet=True)
+    suffix = digits.packed_suffix()
+    frozen = mct.export(model, out / f"{name}{suffix}", verify=images if suffix == ".tflite" else None, quiet=True)
+    if frozen.parity is not None:
+        console.print(f"{name}{suffix}: passed={frozen.parity.passed}, same class: {_percent(frozen.parity)}")
     parity = report.parity
     if parity is None:
         raise RuntimeError("The exporter was asked to verify and returned no parity report.")
@@ -128,6 +138,10 @@ def _export(
     agreement = parity.default_session_argmax_agreement
     sizes = report.file_size, frozen.file_size
     return Row(name, seed, accuracy, *sizes, agreement, max(activations), weights_equal, seconds)
+
+
+def _percent(parity: ParityReport) -> str:
+    return "–" if parity.argmax_agreement is None else f"{parity.argmax_agreement:.2%}"
 
 
 def _table(rows: list[Row], seeds: int) -> Table:

@@ -1,16 +1,17 @@
 # SPDX-FileCopyrightText: The quantizers-infrastructure authors
 # SPDX-License-Identifier: Apache-2.0
-"""The demonstration's network, data and float training: scikit-learn's bundled handwritten digits."""
+"""The demonstration's network and float training in PyTorch."""
 
 import copy
 import math
+from pathlib import Path
 
-import numpy as np
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mct_quantizers import _lazy
+from model_compression_toolkit.cli import digits_data
 from model_compression_toolkit.core.common.progress import track
 
 Split = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -24,14 +25,7 @@ def load_split(seed: int) -> Split:
 
     Images are float32 of shape (N, 1, 8, 8) in [0, 1], labels int64 of shape (N,).
     """
-    datasets = _lazy.import_optional("sklearn.datasets", needed_by="mct demo")
-    selection = _lazy.import_optional("sklearn.model_selection", needed_by="mct demo")
-    images, labels = datasets.load_digits(return_X_y=True)
-    images = (images / 16.0).astype(np.float32).reshape(-1, 1, 8, 8)
-    parts = selection.train_test_split(
-        images, labels.astype(np.int64), test_size=0.3, random_state=seed, stratify=labels
-    )
-    train_images, test_images, train_labels, test_labels = (torch.from_numpy(part) for part in parts)
+    train_images, train_labels, test_images, test_labels = map(torch.from_numpy, digits_data.load_split(seed))
     return train_images, train_labels, test_images, test_labels
 
 
@@ -100,6 +94,18 @@ def train_float(images: Tensor, labels: Tensor, seed: int, epochs: int) -> nn.Mo
             schedule.step()
             average.update_parameters(model)
     return copy.deepcopy(average.module).eval()
+
+
+def save_float(model: nn.Module, folder: Path) -> Path:
+    """The file with the weights of the float network."""
+    path = folder / "float.safetensors"
+    save_file(model.state_dict(), path)
+    return path
+
+
+def packed_suffix() -> str:
+    """Of the small file of a frozen model."""
+    return ".safetensors"
 
 
 def _exponential_average(average: Tensor, current: Tensor, count: Tensor | int) -> Tensor:

@@ -101,8 +101,8 @@ def foldable_batch_norms(graph: Graph) -> dict[str, str]:
     paths = [call.path for call in graph.calls]
     outputs = keras.tree.flatten(graph.outputs)
     for call in graph.calls:
-        # A subclass may compute anything.
-        if type(call.operation) is not layers.BatchNormalization:
+        # A subclass may compute anything; with a mask, a second input, the statistics are those of a part.
+        if type(call.operation) is not layers.BatchNormalization or len(call.inputs) != 1:
             continue
         (value,) = call.inputs
         source = value.call

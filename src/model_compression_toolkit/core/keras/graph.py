@@ -9,6 +9,9 @@ from typing import Any
 
 import keras
 
+from mct_quantizers.common.constants import TRAINING
+from mct_quantizers.common.quantizer_dispatch import takes_training
+
 Operation = Any
 """A `keras.Operation`: a layer, or a function of `keras.ops`."""
 
@@ -214,7 +217,12 @@ def _read(functional: Any, inputs: Any, prefix: str, graph: Graph, counts: dict[
                 isinstance(v, Value) for v in keras.tree.flatten((args[1:], kwargs))
             ):
                 inner = _functional(operation)
+                start = len(graph.calls)
                 results = keras.tree.flatten(_read(inner, args[0], f"{path}/", graph, counts))
+                if kwargs.get(TRAINING) is not None:
+                    for call in graph.calls[start:]:
+                        if takes_training(call.operation):
+                            call.kwargs[TRAINING] = kwargs[TRAINING]
             else:
                 counts[path] = counts.get(path, 0) + 1
                 name = path if counts[path] == 1 else f"{path}:{counts[path]}"
