@@ -217,6 +217,20 @@ class KerasQuantizationWrapper(RecordsQuantizers, keras.layers.Wrapper):
         finally:
             self._place(kept)
 
+    def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:
+        """Shape and dtype of the wrapped layer's result."""
+        spec = super().compute_output_spec(*args, **kwargs)
+        if isinstance(self.layer, FunctionLayer):
+            return spec
+        # On torch a symbolic call does not see that the layer casts.
+        dtype = self.layer.compute_dtype
+
+        def cast(tensor: Any) -> Any:
+            is_float = keras.backend.is_float_dtype(tensor.dtype)
+            return keras.KerasTensor(tensor.shape, dtype=dtype if is_float else tensor.dtype)
+
+        return keras.tree.map_structure(cast, spec)
+
     def compute_mask(self, inputs: Any, previous_mask: Any) -> Any:
         """The mask of the wrapped layer's result."""
         return self.layer.compute_mask(inputs, previous_mask)

@@ -3,7 +3,7 @@
 """A functional Keras model as a list of calls, nested models opened, and a model made of such a list again."""
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -182,6 +182,15 @@ def rebuild(
             put(value, tensor)
     inputs = keras.tree.pack_sequence_as(graph.inputs, new)
     return keras.Model(inputs, filled(graph.outputs), name=graph.name)
+
+
+def forget_calls(operations: Iterable[Operation]) -> None:
+    """Let the next call of each operation be its first: `layer.output` is that of the first call."""
+    for operation in operations:
+        # The user's own code, which is not copied.
+        if not isinstance(operation, keras.layers.Lambda):
+            operation._inbound_nodes.clear()
+            operation._outbound_nodes.clear()
 
 
 def by_name(operation: Operation, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:

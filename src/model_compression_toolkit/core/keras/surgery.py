@@ -23,7 +23,7 @@ from model_compression_toolkit.core.keras.batch_norm import (
     with_bias,
 )
 from model_compression_toolkit.core.keras.capture import Captured, unique_name
-from model_compression_toolkit.core.keras.graph import Call, Value, by_name, rebuild
+from model_compression_toolkit.core.keras.graph import Call, Value, by_name, forget_calls, rebuild
 
 HOLDER_SUFFIX = "activation_holder_quantizer"
 _PLAN, _NAMES = "quantization_plan", "layer_names"
@@ -75,6 +75,7 @@ def apply_plan(
         operations[path] = wrapper_class(
             layer, of_layer, op_call_kwargs=constants, name=layer.name, trainable=layer.trainable
         )
+    forget_calls(operations.values())
     model = rebuild(
         captured.graph,
         lambda call, args, kwargs: _run(call, operations[call.path], args, kwargs),

@@ -15,10 +15,12 @@ from model_compression_toolkit.core.common.interface import UserInformation, ref
 from model_compression_toolkit.core.common.quantization_config import QuantizationConfig
 from model_compression_toolkit.core.common.quantization_plan import TensorPlan, inferable_method
 from model_compression_toolkit.core.keras.flow import capture_and_plan
+from model_compression_toolkit.core.keras.random_state import preserved_random_state
 from model_compression_toolkit.core.keras.surgery import apply_plan, plan_of
 from model_compression_toolkit.ptq.keras.calibration import calibrate
 
 
+@preserved_random_state()
 def quantize(model: keras.Model, data: Any, config: QuantizationConfig | None = None) -> keras.Model:
     """Quantize a trained model without training it further.
 

@@ -57,7 +57,7 @@ def fine_tune(
     settings: FineTuning | None = None,
     augment: Augment | None = None,
 ) -> list[float]:
-    """Train a prepared model in place to reproduce a float model.
+    """Train a prepared model in place to reproduce a float model; afterwards it is compiled without a loss.
 
     The distillation loss is the Kullback-Leibler divergence of class scores where labels say that the outputs are
     classes, and the mean squared error of the outputs otherwise.
@@ -92,6 +92,8 @@ def fine_tune(
         model.compile(optimizer, loss)
         history = model.fit(batches, epochs=end, initial_epoch=start, shuffle=False, verbose=0)
         losses += history.history["loss"]
+    # Of what is local here nothing goes into a file of the model.
+    model.compile(keras.optimizers.AdamW(settings.learning_rate, weight_decay=0.0))
     return losses
 
 

@@ -16,7 +16,8 @@ from model_compression_toolkit.core.common.quantization_plan import TensorPlan
 from model_compression_toolkit.core.keras.batch_norm import LiveBatchNormalization, fold_batch_norm, with_bias
 from model_compression_toolkit.core.keras.capture import built_copies
 from model_compression_toolkit.core.keras.flow import capture_and_plan
-from model_compression_toolkit.core.keras.graph import graph_of, rebuild
+from model_compression_toolkit.core.keras.graph import forget_calls, graph_of, rebuild
+from model_compression_toolkit.core.keras.random_state import preserved_random_state
 from model_compression_toolkit.core.keras.surgery import (
     apply_plan,
     fold_live_batch_norm,
@@ -32,6 +33,7 @@ from model_compression_toolkit.qat.keras.quantization_builder import SELECTION
 from model_compression_toolkit.trainable_infrastructure.keras.quantize_wrapper import KerasTrainableQuantizationWrapper
 
 
+@preserved_random_state()
 def prepare_qat(
     model: keras.Model, data: Any, config: QuantizationConfig | None = None, qat_config: QATConfig | None = None
 ) -> keras.Model:
@@ -66,6 +68,7 @@ def prepare_qat(
     return apply_plan(captured, plan, KerasTrainableQuantizationWrapper, quantizer, quantizer)
 
 
+@preserved_random_state()
 def finalize(model: keras.Model) -> keras.Model:
     """Freeze a trained model: learned grids become inferable quantizers, live batch norms are folded.
 
@@ -96,6 +99,7 @@ def finalize(model: keras.Model) -> keras.Model:
             copies[layer] = with_bias(copies[layer])
             fold_batch_norm(copies[layer], copies[norm_layer])
         graph.bypass(norm_layer)
+    forget_calls(copies.values())
     frozen = rebuild(graph, lambda call, args, kwargs: copies[call.path](*args, **kwargs))
     frozen.trainable = False
     inferable = {tensor.name: quantizer_in(copies[names[tensor.name]], tensor) for tensor in plan.quantized()}

@@ -10,6 +10,7 @@ import keras
 
 from mct_quantizers.common.registry import latest_subclasses
 from mct_quantizers.keras import load_model
+from model_compression_toolkit.core.keras.batch_norm import LiveBatchNormalization
 from model_compression_toolkit.trainable_infrastructure.keras import method_quantizers
 from model_compression_toolkit.trainable_infrastructure.keras.base_keras_quantizer import BaseKerasTrainableQuantizer
 from model_compression_toolkit.trainable_infrastructure.keras.quantize_wrapper import KerasTrainableQuantizationWrapper
@@ -38,6 +39,10 @@ def keras_load_quantized_model(
     """
     # Those of methods that were registered since are made now.
     method_quantizers.CLASSES.make_all()
-    classes = [*latest_subclasses(BaseKerasTrainableQuantizer), KerasTrainableQuantizationWrapper]
+    classes = [
+        *latest_subclasses(BaseKerasTrainableQuantizer),
+        KerasTrainableQuantizationWrapper,
+        LiveBatchNormalization,
+    ]
     objects = {**{cls.__name__: cls for cls in classes}, **(custom_objects or {})}
     return load_model.keras_load_quantized_model(filepath, objects, compile=compile, options=options)

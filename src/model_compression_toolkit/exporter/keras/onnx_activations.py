@@ -1,0 +1,100 @@
+# SPDX-FileCopyrightText: The quantizers-infrastructure authors
+# SPDX-License-Identifier: Apache-2.0
+"""The activation functions of Keras in operators of ONNX."""
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+
+from model_compression_toolkit.exporter.keras.onnx_site import Site
+
+__all__ = ["ACTIVATIONS", "activated", "clipped", "gelu", "leaky_relu", "softmax"]
+
+Function = Callable[[Site, str], str]
+
+
+def activated(site: Site, x: str, rank: int) -> str:
+    """`x`, of `rank` axes, after the activation function of the layer.
+
+    Raises:
+        ValueError: the function has no translation.
+    """
+    function = site.operation.activation
+    if function is None or function is keras.activations.linear:
+        return x
+    if function in (keras.activations.softmax, keras.activations.log_softmax):
+        return softmax(site, x, [-1], rank, is_log=function is keras.activations.log_softmax)
+    for name, translate in ACTIVATIONS.items():
+        if function is getattr(keras.activations, name):
+            return translate(site, x)
+    return site.refuse(
+        f"the activation function {getattr(function, '__name__', function)!r}",
+        f"Supported: {sorted([*ACTIVATIONS, 'linear', 'log_softmax', 'softmax'])}, without parameters of their own. "
+        "Write others with functions of `keras.ops`.",
+    )
+
+
+def softmax(site: Site, x: str, axes: list[int], rank: int, is_log: bool = False) -> str:
+    """Softmax over one axis."""
+    if len(axes) > 1:
+        site.refuse(f"a softmax over the axes {axes}", "Reshape the tensor and use one axis.")
+    kind = "LogSoftmax" if is_log else "Softmax"
+    if axes[0] % rank == rank - 1:
+        # Most engines are fastest, and some right only, over the last axis.
+        return site.add(kind, x, axis=-1)
+    return site.builder.moved(x, lambda source, axis_of: site.add(kind, source, axis=axis_of(axes[0] % rank)))
+
+
+def leaky_relu(site: Site, x: str, slope: float) -> str:
+    """`x`, where it is negative multiplied by a number."""
+    return site.apply("LeakyRelu", x, alpha=float(slope))
+
+
+def clipped(site: Site, x: str, low: float | None, high: float | None) -> str:
+    """`x` inside of a range."""
+    inputs = [
+        "" if end is None else site.constant(np.float32(end), part) for end, part in ((low, "low"), (high, "high"))
+    ]
+    if high is None:
+        inputs = inputs[:1]
+    if low is None:
+        return site.apply("Min", x, inputs[1])
+    return site.apply("Clip", x, *inputs)
+
+
+def gelu(site: Site, x: str, approximate: bool) -> str:
+    """Gaussian error linear unit."""
+    return site.apply("Gelu", x, approximate="tanh" if approximate else "none")
+
+
+def hard_sigmoid(site: Site, x: str) -> str:
+    """`relu6(x + 3) / 6`."""
+    return site.apply("HardSigmoid", x, alpha=1 / 6, beta=0.5)
+
+
+def _plain(op_type: str, **attributes: Any) -> Function:
+    return lambda site, x: site.apply(op_type, x, **attributes)
+
+
+# By the name that they have in `keras.activations`, with the parameters that they have there unless given.
+ACTIVATIONS: dict[str, Function] = {
+    "relu": _plain("Relu"),
+    "relu6": lambda site, x: clipped(site, x, 0.0, 6.0),
+    "sigmoid": _plain("Sigmoid"),
+    "tanh": _plain("Tanh"),
+    "gelu": lambda site, x: gelu(site, x, approximate=False),
+    "silu": lambda site, x: site.apply("Mul", x, site.apply("Sigmoid", x)),
+    "elu": _plain("Elu", alpha=1.0),
+    "selu": _plain("Selu", alpha=1.6732632423543772, gamma=1.0507009873554805),
+    "celu": _plain("Celu", alpha=1.0),
+    "leaky_relu": lambda site, x: leaky_relu(site, x, 0.2),
+    "hard_sigmoid": hard_sigmoid,
+    "hard_silu": lambda site, x: site.apply("Mul", x, hard_sigmoid(site, x)),
+    "hard_tanh": lambda site, x: clipped(site, x, -1.0, 1.0),
+    "softplus": _plain("Softplus"),
+    "softsign": _plain("Softsign"),
+    "mish": _plain("Mish"),
+    "exponential": _plain("Exp"),
+}

@@ -1,0 +1,249 @@
+# SPDX-FileCopyrightText: The quantizers-infrastructure authors
+# SPDX-License-Identifier: Apache-2.0
+"""Convolutions, pooling and resizing: what ONNX computes with channels first, padded as Keras pads."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+from keras import layers
+
+from model_compression_toolkit.exporter.keras.onnx_activations import activated
+from model_compression_toolkit.exporter.keras.onnx_site import Site, Translator
+
+__all__ = ["CONVOLUTIONS", "product"]
+
+Array = npt.NDArray[Any]
+
+
+def product(
+    site: Site, op_type: str, inputs: list[str], bias: str | None, key: str, rank: int, **attributes: Any
+) -> str:
+    """A layer's product and its bias, as a default session of ONNX Runtime leaves them.
+
+    - A bias of Conv or Gemm is rounded to the product of the scales of input and weight. At 8 bits that is fine and the
+      price of integer kernels; below, the steps are coarse, the session has no such kernels, and the results would
+      differ for nothing.
+    - A float weight between quantized activations is rounded to 8 bits with one scale (since version 1.23). What stands
+      between the layer and the quantization of its output prevents that; the constant comes first, because a sum with
+      the constant behind is fused into the layer.
+
+    Args:
+        site: the call.
+        op_type: Conv, ConvTranspose or Gemm.
+        inputs: input and weight.
+        bias: the bias, a constant with one number for each channel.
+        key: name of the weight.
+        rank: number of axes of the result, with channels on axis 1.
+        attributes: attributes of the operator.
+    """
+    is_integer = key in site.quantizers and hasattr(site.quantizers[key].params, "quant_min")
+    if not site.weights.has_grids or (is_integer and (bias is None or not site.weights.has_narrow_grids)):
+        return site.add(op_type, *inputs, *([] if bias is None else [bias]), **attributes)
+    result = site.add(op_type, *inputs, **attributes)
+    if bias is None:
+        # Changes no number. A sum with zero would be removed.
+        return site.add("Max", site.constant(np.float32(-np.inf), "lowest"), result)
+    aligned = site.builder.constants[bias].reshape(-1, *([1] * (rank - 2)))
+    return site.add("Add", site.builder.constant(aligned, f"{bias}/aligned"), result)
+
+
+def _convolution(site: Site) -> str:
+    layer, spatial = site.operation, site.rank - 2
+    strides, dilations = _each(layer.strides, spatial), _each(layer.dilation_rate, spatial)
+    x = _channels_first(site)
+    pads = _pads(site, layer.padding, _each(layer.kernel_size, spatial), strides, dilations)
+    kernel = site.weight("kernel", _conv_kernel)
+    bias = None if layer.bias is None else site.weight("bias")
+    y = product(
+        site, "Conv", [x, kernel], bias, "kernel", site.rank,
+        strides=strides, dilations=dilations, group=layer.groups, **pads,
+    )  # fmt: skip
+    return activated(site, _channels_back(site, y), site.rank)
+
+
+def _depthwise(site: Site) -> str:
+    layer, spatial = site.operation, site.rank - 2
+    y = _depthwise_product(site, "kernel", None if layer.bias is None else site.weight("bias"), spatial)
+    return activated(site, _channels_back(site, y), site.rank)
+
+
+def _separable(site: Site) -> str:
+    layer, spatial = site.operation, site.rank - 2
+    y = _depthwise_product(site, "depthwise_kernel", None, spatial)
+    kernel = site.weight("pointwise_kernel", _conv_kernel)
+    bias = None if layer.bias is None else site.weight("bias")
+    y = product(site, "Conv", [y, kernel], bias, "pointwise_kernel", site.rank)
+    return activated(site, _channels_back(site, y), site.rank)
+
+
+def _depthwise_product(site: Site, key: str, bias: str | None, spatial: int) -> str:
+    layer = site.operation
+    strides, dilations = _each(layer.strides, spatial), _each(layer.dilation_rate, spatial)
+    channels = site.first.shape[_channel_axis(site)]
+    pads = _pads(site, layer.padding, _each(layer.kernel_size, spatial), strides, dilations)
+    inputs = [_channels_first(site), site.weight(key, _depthwise_kernel)]
+    return product(
+        site, "Conv", inputs, bias, key, site.rank, strides=strides, dilations=dilations, group=channels, **pads
+    )
+
+
+def _transposed_convolution(site: Site) -> str:
+    layer, spatial = site.operation, site.rank - 2
+    if layer.output_padding is not None:
+        site.refuse(f"output_padding={layer.output_padding}", "Leave it out, and pad or crop with a layer of its own.")
+    strides, dilations = _each(layer.strides, spatial), _each(layer.dilation_rate, spatial)
+    before, after, longer = [], [], []
+    for size, stride, dilation in zip(_each(layer.kernel_size, spatial), strides, dilations, strict=True):
+        reach = (size - 1) * dilation + 1
+        # Of `same` the result is as many times longer as the stride says; of `valid` nothing that is computed is cut.
+        cut = reach - stride if layer.padding == "same" else min(reach - stride, 0)
+        before.append(max(cut, 0) // 2)
+        after.append(max(cut, 0) - max(cut, 0) // 2)
+        longer.append(max(-cut, 0))
+    x = _channels_first(site)
+    kernel = site.weight("kernel", _conv_kernel)
+    bias = None if layer.bias is None else site.weight("bias")
+    y = product(
+        site, "ConvTranspose", [x, kernel], bias, "kernel", site.rank,
+        strides=strides, dilations=dilations, pads=before + after, output_padding=longer,
+    )  # fmt: skip
+    return activated(site, _channels_back(site, y), site.rank)
+
+
+def _pooling(op_type: str) -> Translator:
+    def translate(site: Site) -> str:
+        layer, spatial = site.operation, site.rank - 2
+        size, strides = _each(layer.pool_size, spatial), _each(layer.strides, spatial)
+        pads = _pads(site, layer.padding, size, strides, [1] * spatial)
+        x = _channels_first(site)
+        if op_type == "AveragePool":
+            x, pads = _edges_repeated(site, x, pads)
+        return _channels_back(site, site.add(op_type, x, kernel_shape=size, strides=strides, **pads))
+
+    return translate
+
+
+def _edges_repeated(site: Site, x: str, pads: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """What Keras averages on torch: where the two ends need not be padded alike, the values at the edge count again.
+
+    Elsewhere, and where they are, what is padded does not count.
+    """
+    if keras.config.backend() != "torch" or not pads:
+        return x, pads
+    if "pads" not in pads:
+        site.refuse("padding='same' and strides over an axis without a size, on torch", "Give the input a fixed size.")
+    half = len(pads["pads"]) // 2
+    before, after = pads["pads"][:half], pads["pads"][half:]
+    if before == after:
+        return x, pads
+    ends = site.int_constant([0, 0, *before, 0, 0, *after], "pads")
+    return site.add("Pad", x, ends, mode="edge"), {}
+
+
+def _global_pooling(op_type: str) -> Translator:
+    def translate(site: Site) -> str:
+        y = site.add(op_type, _channels_first(site))
+        if site.operation.keepdims:
+            return _channels_back(site, y)
+        return site.add("Flatten", y, axis=1)
+
+    return translate
+
+
+def _upsampling(site: Site) -> str:
+    layer = site.operation
+    interpolation = getattr(layer, "interpolation", "nearest")
+    if interpolation not in ("nearest", "bilinear"):
+        site.refuse(f"interpolation={interpolation!r}", "Supported: 'nearest' and 'bilinear'.")
+    scales = site.constant(np.array([1, 1, *_each(layer.size, site.rank - 2)], np.float32), "scales")
+    mode: dict[str, Any] = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+    if interpolation == "bilinear":
+        mode = {"mode": "linear", "coordinate_transformation_mode": "half_pixel"}
+    return _channels_back(site, site.add("Resize", _channels_first(site), "", scales, **mode))
+
+
+def _channel_axis(site: Site) -> int:
+    return 1 if getattr(site.operation, "data_format", "channels_last") == "channels_first" else site.rank - 1
+
+
+def _channels_first(site: Site) -> str:
+    axis = _channel_axis(site)
+    return site.builder.transpose(site.x, (0, axis, *(a for a in range(1, site.rank) if a != axis)))
+
+
+def _channels_back(site: Site, y: str) -> str:
+    if _channel_axis(site) == 1:
+        return y
+    return site.builder.transpose(y, (0, *range(2, site.rank), 1))
+
+
+def _pads(
+    site: Site, padding: str, size: Sequence[int], strides: Sequence[int], dilations: Sequence[int]
+) -> dict[str, Any]:
+    """The attributes that pad as Keras does: of `same` the smaller half in front."""
+    if padding == "valid":
+        return {}
+    axes = [axis for axis in range(1, site.rank) if axis != _channel_axis(site)]
+    before, after = [], []
+    for axis, kernel, stride, dilation in zip(axes, size, strides, dilations, strict=True):
+        length, reach = site.first.shape[axis], (kernel - 1) * dilation + 1
+        if padding == "causal":
+            before.append(reach - 1)
+            after.append(0)
+            continue
+        if length is None and stride > 1:
+            if dilation > 1:
+                site.refuse("both strides and dilation over an axis without a size", "Give the input a fixed size.")
+            return {"auto_pad": "SAME_UPPER"}
+        total = reach - 1 if length is None else max((-(-length // stride) - 1) * stride + reach - length, 0)
+        before.append(total // 2)
+        after.append(total - total // 2)
+    return {"pads": before + after}
+
+
+def _each(value: Any, count: int) -> list[int]:
+    return [int(value)] * count if isinstance(value, int) else [int(item) for item in value]
+
+
+def _conv_kernel(kernel: Array) -> Array:
+    """(…, in, out) to (out, in, …); of a transposed convolution (…, out, in) to (in, out, …)."""
+    return np.transpose(kernel, (kernel.ndim - 1, kernel.ndim - 2, *range(kernel.ndim - 2)))
+
+
+def _depthwise_kernel(kernel: Array) -> Array:
+    """(…, in, multiplier) to (in · multiplier, 1, …)."""
+    spatial = tuple(range(kernel.ndim - 2))
+    moved = np.transpose(kernel, (kernel.ndim - 2, kernel.ndim - 1, *spatial))
+    return moved.reshape(-1, 1, *moved.shape[2:])
+
+
+CONVOLUTIONS: dict[type, Translator] = {
+    layers.Conv1D: _convolution,
+    layers.Conv2D: _convolution,
+    layers.Conv3D: _convolution,
+    layers.DepthwiseConv1D: _depthwise,
+    layers.DepthwiseConv2D: _depthwise,
+    layers.SeparableConv1D: _separable,
+    layers.SeparableConv2D: _separable,
+    layers.Conv1DTranspose: _transposed_convolution,
+    layers.Conv2DTranspose: _transposed_convolution,
+    layers.Conv3DTranspose: _transposed_convolution,
+    layers.MaxPooling1D: _pooling("MaxPool"),
+    layers.MaxPooling2D: _pooling("MaxPool"),
+    layers.MaxPooling3D: _pooling("MaxPool"),
+    layers.AveragePooling1D: _pooling("AveragePool"),
+    layers.AveragePooling2D: _pooling("AveragePool"),
+    layers.AveragePooling3D: _pooling("AveragePool"),
+    layers.GlobalMaxPooling1D: _global_pooling("GlobalMaxPool"),
+    layers.GlobalMaxPooling2D: _global_pooling("GlobalMaxPool"),
+    layers.GlobalMaxPooling3D: _global_pooling("GlobalMaxPool"),
+    layers.GlobalAveragePooling1D: _global_pooling("GlobalAveragePool"),
+    layers.GlobalAveragePooling2D: _global_pooling("GlobalAveragePool"),
+    layers.GlobalAveragePooling3D: _global_pooling("GlobalAveragePool"),
+    layers.UpSampling1D: _upsampling,
+    layers.UpSampling2D: _upsampling,
+    layers.UpSampling3D: _upsampling,
+}
