@@ -158,13 +158,19 @@ def test_one_array_is_split_and_float64_becomes_float32():
     assert indices.dtype == np.int64
 
 
-@pytest.mark.parametrize("data", [3, "text", {"a": np.zeros((2, 2))}, None, [["text"]], [object()]], ids=str)
+@pytest.mark.parametrize(
+    "data",
+    [3, "text", {"a": np.zeros((2, 2))}, None, [["text"]], [object()]],
+    ids=["number", "text", "dictionary", "none", "batch of text", "batch of an object"],
+)
 def test_data_of_another_type_is_refused(data):
     with pytest.raises(TypeError, match="`data` must"):
         list(batches_of(data))
 
 
-@pytest.mark.parametrize("data", [[], np.zeros((0, 2)), [np.zeros((0, 2))], lambda: iter([])], ids=str)
+@pytest.mark.parametrize(
+    "data", [[], np.zeros((0, 2)), [np.zeros((0, 2))], lambda: iter([])], ids=["list", "array", "batch", "generator"]
+)
 def test_data_without_samples_is_refused(data):
     with pytest.raises(ValueError, match="`data` must"):
         list(batches_of(data))

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """How a Keras model is seen: as a graph of calls, on copies of its layers."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -155,10 +156,7 @@ def run_model(model: keras.Model, batch: Batch) -> list[Any]:
     try:
         outputs = model(keras.tree.pack_sequence_as(structure, list(batch)), training=False)
     except Exception as error:  # the user's layers may raise anything
-        first_line = (str(error).strip() or "no text").splitlines()[0]
-        raise ValueError(
-            f"{advice} The model failed on a batch of {shapes}: {type(error).__name__}: {first_line}"
-        ) from error
+        raise ValueError(f"{advice} The model failed on a batch of {shapes}: {_in_one_line(error)}") from error
     return [keras.ops.convert_to_numpy(output) for output in keras.tree.flatten(outputs)]
 
 
@@ -172,5 +170,12 @@ def _copy(call: Call, name: str, changes: Mapping[str, Any]) -> Operation:
     except Exception as error:  # the user's class may raise anything
         raise ValueError(
             f"The layer {call.path!r} cannot be copied: {type(operation).__name__}.from_config(layer.get_config()) "
-            f"fails ({type(error).__name__}: {error}). Give the class a `get_config` with its constructor's arguments."
+            f"fails ({_in_one_line(error)}). Give the class a `get_config` with its constructor's arguments."
         ) from error
+
+
+def _in_one_line(error: Exception) -> str:
+    """Class and reason of an error; before the reason Keras puts a line of its own, and colours."""
+    lines = [re.sub(r"\x1b\[\d*m", "", line).strip() for line in str(error).splitlines()]
+    reasons = [line for line in lines if line and not line.startswith("Exception encountered")]
+    return f"{type(error).__name__}: {reasons[0] if reasons else 'no text'}"
