@@ -111,6 +111,16 @@ def test_examples_of_training_run_as_printed(tmp_path):
     assert (tmp_path / "network.keras").exists()
 
 
+@pytest.mark.keras
+def test_the_example_of_the_keras_page_runs(tmp_path, monkeypatch):
+    pytest.importorskip("keras.layers")
+    monkeypatch.chdir(tmp_path)
+    (code,) = examples_of(README.with_name("docs") / "keras.md")
+    names = {}
+    exec(compile(code, "keras.md", "exec"), names)
+    assert names["report"].parity.passed
+
+
 def test_readme_is_short():
     assert len(README.read_text(encoding="utf-8").splitlines()) < 150
 

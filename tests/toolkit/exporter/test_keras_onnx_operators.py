@@ -16,7 +16,11 @@ from model_compression_toolkit.exporter.keras.onnx_export import export_onnx
 from model_compression_toolkit.exporter.keras.onnx_layers import LAYERS
 from model_compression_toolkit.exporter.keras.onnx_operators import FUNCTIONS
 
-pytestmark = pytest.mark.keras
+pytestmark = [
+    pytest.mark.keras,
+    # The translation is NumPy's; compiling hundreds of small models shows nothing new.
+    pytest.mark.skipif(keras.config.backend() == "jax", reason="shown on TensorFlow and torch"),
+]
 
 BOX, IMAGE, SEQUENCE, VECTOR = (5, 6, 7, 4), (9, 8, 4), (10, 4), (6,)
 
