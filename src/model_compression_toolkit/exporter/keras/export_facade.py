@@ -81,8 +81,9 @@ def check_frozen(model: keras.Model) -> None:
     Raises:
         ValueError: it is not.
     """
+    plan = plan_of(model)
     names = names_of(model)
-    for tensor in plan_of(model).quantized():
+    for tensor in plan.quantized():
         quantizer = quantizer_in(model.get_layer(names[tensor.name]), tensor)
         if callable(getattr(quantizer, "convert2inferable", None)):
             raise ValueError("`model` is still in quantization-aware training: `finalize` it first.")

@@ -24,18 +24,16 @@ from model_compression_toolkit.core.keras.data import Batch
 from model_compression_toolkit.core.keras.graph import Call, Graph, Value
 from model_compression_toolkit.core.keras.surgery import names_of, plan_of
 from model_compression_toolkit.exporter.common.parity import ParityReport, TensorParity
-from model_compression_toolkit.exporter.keras.litert_export import (
+from model_compression_toolkit.exporter.keras.litert_export import checked_graph
+from model_compression_toolkit.exporter.keras.litert_schema import (
     INT8_MIN,
     PRESERVING,
     PRODUCTS,
     Code,
     TensorType,
-    activation_params,
-    checked_graph,
     code_of,
-    is_bypassed,
-    weight_name,
 )
+from model_compression_toolkit.exporter.keras.litert_storage import activation_params, is_bypassed, weight_name
 
 __all__ = ["compare_litert"]
 

@@ -92,8 +92,9 @@ def fine_tune(
         model.compile(optimizer, loss)
         history = model.fit(batches, epochs=end, initial_epoch=start, shuffle=False, verbose=0)
         losses += history.history["loss"]
-    # Of what is local here nothing goes into a file of the model.
+    # Of what is local here nothing goes into a file of the model; an optimizer without variables does not load.
     model.compile(keras.optimizers.AdamW(settings.learning_rate, weight_decay=0.0))
+    model.optimizer.build(model.trainable_variables)
     return losses
 
 
