@@ -63,6 +63,7 @@ ONLY_PYTORCH = {
 }
 ONLY_KERAS = {
     "add_weight",
+    "as_tensor",  # TensorFlow reads a variable in every operation anew
     "GivesItsWeight",  # Keras makes a weight from its shape, torch takes the tensor
     # state in the configuration, not in a `state_dict`
     "config_serialization",
