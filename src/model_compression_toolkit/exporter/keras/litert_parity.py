@@ -23,6 +23,7 @@ from model_compression_toolkit.core.common.progress import track
 from model_compression_toolkit.core.keras.data import Batch
 from model_compression_toolkit.core.keras.graph import Call, Graph, Value
 from model_compression_toolkit.core.keras.surgery import names_of, plan_of
+from model_compression_toolkit.exporter.common.output_comparison import OutputComparison
 from model_compression_toolkit.exporter.common.parity import ParityReport, TensorParity
 from model_compression_toolkit.exporter.keras.litert_export import checked_graph
 from model_compression_toolkit.exporter.keras.litert_schema import (
@@ -66,15 +67,15 @@ def compare_litert(model: keras.Model, path: Path, batches: Iterable[Batch]) -> 
     for file in (plain, default):
         file.check_ends(len(graph.inputs), len(graph.outputs))
     replay = _Replay(plain)
-    free_outputs, default_outputs, replayed_outputs = _Outputs(), _Outputs(), _Outputs()
+    free_outputs, default_outputs, replayed_outputs = OutputComparison(), OutputComparison(), OutputComparison()
     num_samples = 0
     for batch in track(_pieces(batches), "Comparing file and model"):
         num_samples += len(batch[0])
         expected = _run(graph, batch, lambda call, x: call.operation(x))
         received = plain.run(batch)
-        free_outputs.compare(received, expected)
-        default_outputs.compare(default.run(batch), expected)
-        replayed_outputs.compare(received, _run(graph, batch, replay.quantize))
+        free_outputs.compare(received, expected, len(batch[0]))
+        default_outputs.compare(default.run(batch), expected, len(batch[0]))
+        replayed_outputs.compare(received, _run(graph, batch, replay.quantize), len(batch[0]))
     weights = list(_weights_of(graph, plain))
     tensors = [*weights, *(tally.report() for tally in replay.tallies.values())]
     found = {tensor.name for tensor in tensors}
@@ -226,34 +227,6 @@ class _Replay:
         centered = _in_order_of(value / scales[0], codes.astype(np.int32) - int(zero_points[0]))
         self.tallies[call.name].add(value, centered)
         return keras.ops.convert_to_tensor(centered.astype(np.float32) * np.float32(scales[0]))
-
-
-class _Outputs:
-    """Largest difference and share of equal classes of the outputs of many batches."""
-
-    def __init__(self) -> None:
-        self.largest, self.relative = 0.0, 0.0
-        self._same_class: list[Array] = []
-
-    @property
-    def agreement(self) -> float | None:
-        """Share of samples with the same class; None without classes."""
-        return float(np.concatenate(self._same_class).mean()) if self._same_class else None
-
-    def compare(self, received: list[Array], expected: list[Array]) -> None:
-        """Take in a batch."""
-        has_class = False
-        for theirs, ours in zip(received, expected, strict=True):
-            if not np.issubdtype(ours.dtype, np.floating):
-                continue
-            difference = np.abs(ours - theirs).max(initial=0.0)
-            magnitude = np.abs(ours).max(initial=np.finfo(np.float32).tiny)
-            # Not `max` of Python, which would drop a NaN.
-            self.largest = float(np.maximum(self.largest, difference))
-            self.relative = float(np.maximum(self.relative, difference / magnitude))
-            if ours.ndim == 2 and ours.shape[1] > 1 and not has_class:
-                has_class = True
-                self._same_class.append(ours.argmax(axis=1) == theirs.argmax(axis=1))
 
 
 def _allowances(content: bytes) -> dict[str, float]:

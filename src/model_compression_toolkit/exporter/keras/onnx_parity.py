@@ -18,6 +18,7 @@ from mct_quantizers.common.quant_info import QuantizationTarget
 from mct_quantizers.common.quant_params import QuantParams
 from model_compression_toolkit.core.common.progress import track
 from model_compression_toolkit.core.keras.graph import Call, Graph, Value
+from model_compression_toolkit.exporter.common.output_comparison import OutputComparison
 from model_compression_toolkit.exporter.common.parity import Compared, ParityReport, TensorParity
 from model_compression_toolkit.exporter.keras.onnx_export import ActivationRecord, Translation, translate
 from model_compression_toolkit.exporter.keras.onnx_quantization import file_params
@@ -48,7 +49,7 @@ def compare_onnx(model: keras.Model, path: Path, batches: Iterable[Batch]) -> Pa
     translation = translate(model)
     file = OnnxFile(path)
     replay = _Replay(translation.activations)
-    plain, default, forced = _Outputs(), _Outputs(), _Outputs()
+    plain, default, forced = OutputComparison(), OutputComparison(), OutputComparison()
     num_samples = 0
     for batch, count in track(_pieces(batches, file), "Comparing file and model"):
         num_samples += count
@@ -126,42 +127,6 @@ def _add(tally: _Tally, x: Array, centered: Array, params: QuantParams) -> None:
     tally.num_different += int(different.sum())
     tally.max_steps = max(tally.max_steps, int(steps.max(initial=0)))
     tally.excess = max(tally.excess, float(distance[different].max(initial=0.0)))
-
-
-class _Outputs:
-    """Largest difference and share of equal classes of the outputs of many batches."""
-
-    def __init__(self) -> None:
-        self.largest, self.relative = 0.0, 0.0
-        self._same_class: list[Array] = []
-
-    @property
-    def agreement(self) -> float | None:
-        """Share of samples with the same class; None without classes."""
-        return float(np.concatenate(self._same_class).mean()) if self._same_class else None
-
-    def compare(self, received: list[Array], expected: list[Array], count: int) -> None:
-        """Take in a batch, of which the first `count` samples matter."""
-        shapes = [[item.shape for item in items] for items in (received, expected)]
-        if shapes[0] != shapes[1]:
-            raise ValueError(
-                f"The file must be exported from `model`, whose outputs have the shapes {shapes[1]}. "
-                f"Received: a file with outputs of {shapes[0]}"
-            )
-        has_class = False
-        for ours, theirs in zip(expected, received, strict=True):
-            if not np.issubdtype(ours.dtype, np.floating):
-                continue
-            with np.errstate(invalid="ignore"):
-                equal = (ours == theirs) | (np.isnan(ours) & np.isnan(theirs))
-                difference = np.where(equal, 0.0, np.abs(ours - theirs)).max(initial=0.0)
-                magnitude = np.abs(ours).max(initial=np.finfo(np.float32).tiny)
-            # Not `max` of Python, which would drop a NaN.
-            self.largest = float(np.maximum(self.largest, difference))
-            self.relative = float(np.maximum(self.relative, difference / magnitude))
-            if ours.ndim == 2 and ours.shape[1] > 1 and not has_class:
-                has_class = True
-                self._same_class.append((ours.argmax(axis=1) == theirs.argmax(axis=1))[:count])
 
 
 def _run(graph: Graph, batch: Batch, quantize: Callable[[Call, Any], Any] | None = None) -> list[Array]:

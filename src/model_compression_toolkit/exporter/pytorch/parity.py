@@ -18,6 +18,7 @@ from model_compression_toolkit.core.common.quantization_plan import Quantization
 from model_compression_toolkit.core.pytorch.capture import run_model
 from model_compression_toolkit.core.pytorch.data import Batch
 from model_compression_toolkit.core.pytorch.surgery import quantizer_of
+from model_compression_toolkit.exporter.common.output_comparison import OutputComparison
 from model_compression_toolkit.exporter.common.parity import ParityReport, TensorParity
 from model_compression_toolkit.exporter.pytorch.frozen import (
     float32_copy,
@@ -32,7 +33,7 @@ from model_compression_toolkit.exporter.pytorch.frozen_parity import (
     packed_weight_bytes,
 )
 from model_compression_toolkit.exporter.pytorch.onnx_runs import OnnxFile
-from model_compression_toolkit.exporter.pytorch.replay import OutputComparison, Replay
+from model_compression_toolkit.exporter.pytorch.replay import Replay
 
 __all__ = ["compare_onnx"]
 

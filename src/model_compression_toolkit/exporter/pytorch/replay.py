@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
@@ -82,33 +81,3 @@ class Replay:
         theirs = torch.from_numpy(self._quantized[use])
         self.tallies.setdefault(tensor.name, Tally()).add(use, compare_activation(x, theirs, tensor, own))
         return values_in_file(theirs, tensor)
-
-
-class OutputComparison:
-    """Largest difference and share of equal classes of the outputs of many batches."""
-
-    def __init__(self) -> None:
-        self.largest, self.relative = 0.0, 0.0
-        self._same_class: list[Array] = []
-
-    @property
-    def agreement(self) -> float | None:
-        """Share of samples with the same class; None without classes."""
-        return float(np.concatenate(self._same_class).mean()) if self._same_class else None
-
-    def compare(self, received: list[Array], expected: list[Array], count: int) -> None:
-        """Take in a batch, of which the first `count` samples matter."""
-        has_class = False
-        for ours, theirs in zip(expected, received, strict=True):
-            if not np.issubdtype(ours.dtype, np.floating):
-                continue
-            with np.errstate(invalid="ignore"):
-                equal = (ours == theirs) | (np.isnan(ours) & np.isnan(theirs))
-                difference = np.where(equal, 0.0, np.abs(ours - theirs)).max(initial=0.0)
-                magnitude = np.abs(ours).max(initial=np.finfo(np.float32).tiny)
-            # Not `max` of Python, which would drop a NaN.
-            self.largest = float(np.maximum(self.largest, difference))
-            self.relative = float(np.maximum(self.relative, difference / magnitude))
-            if ours.ndim == 2 and ours.shape[1] > 1 and not has_class:
-                has_class = True
-                self._same_class.append((ours.argmax(axis=1) == theirs.argmax(axis=1))[:count])
