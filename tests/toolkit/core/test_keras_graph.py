@@ -12,7 +12,8 @@ from keras import layers, ops
 from keras_models import ZOO, built, fingerprint, fresh, random, run
 
 from model_compression_toolkit.core.keras.capture import built_copies
-from model_compression_toolkit.core.keras.graph import Graph, graph_of, is_functional, rebuild
+from model_compression_toolkit.core.keras.graph import Graph, rebuild
+from model_compression_toolkit.core.keras.reading import graph_of, is_functional
 
 pytestmark = pytest.mark.keras
 

@@ -18,8 +18,8 @@ from mct_quantizers.keras.activation_quantization_holder import KerasActivationQ
 from mct_quantizers.keras.quantize_wrapper import KerasQuantizationWrapper
 from model_compression_toolkit.core.common.operation_graph import Kind
 from model_compression_toolkit.core.common.quantization_config import QuantizationConfig, Rule, TensorConfig
-from model_compression_toolkit.core.keras.graph import graph_of
 from model_compression_toolkit.core.keras.operators import kind_of
+from model_compression_toolkit.core.keras.reading import graph_of
 from model_compression_toolkit.core.keras.surgery import names_of, plan_of
 from model_compression_toolkit.ptq.keras.quantization_facade import quantize
 from model_compression_toolkit.qat.keras.quantization_facade import prepare_qat

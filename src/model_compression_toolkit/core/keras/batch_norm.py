@@ -90,7 +90,7 @@ def freeze_batch_norm_statistics(model: keras.Model) -> None:
     Args:
         model: a model that `prepare_qat` returned.
     """
-    for layer in model.layers:
+    for layer in model._flatten_layers():
         if isinstance(layer, LiveBatchNormalization):
             layer.freeze_statistics = True
 

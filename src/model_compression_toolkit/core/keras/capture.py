@@ -1,21 +1,29 @@
 # SPDX-FileCopyrightText: The quantizers-infrastructure authors
 # SPDX-License-Identifier: Apache-2.0
-"""How a Keras model is seen: as a graph of calls, on copies of its layers."""
+"""How a Keras model is seen: as a graph of calls, on copies of its layers, or layer by layer."""
 
-import re
-from collections.abc import Mapping
+import inspect
+import logging
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import keras
+import numpy as np
 
 from mct_quantizers.keras.activation_quantization_holder import KerasActivationQuantizationHolder
 from mct_quantizers.keras.quantize_wrapper import KerasQuantizationWrapper
 from model_compression_toolkit.core.common.framework import described
 from model_compression_toolkit.core.common.quantization_config import CaptureMode
+from model_compression_toolkit.core.common.quantization_plan import TensorSite
 from model_compression_toolkit.core.keras.batch_norm import copy_weights
 from model_compression_toolkit.core.keras.data import Batch
-from model_compression_toolkit.core.keras.graph import Call, Graph, Operation, Value, graph_of, is_functional, rebuild
+from model_compression_toolkit.core.keras.graph import Call, Graph, Operation, Value, rebuild
+from model_compression_toolkit.core.keras.module_capture import CapturedModules, copied, copied_model
+from model_compression_toolkit.core.keras.reading import graph_of, graph_of_code, is_functional
+from model_compression_toolkit.core.keras.tracing import NotTraceable, in_one_line
+
+_LOGGER = logging.getLogger("model_compression_toolkit")
 
 
 @dataclass
@@ -25,14 +33,13 @@ class Captured:
     Attributes:
         graph: the calls, of the user's operations.
         copies: the operation that stands for each of the user's, by its path.
-        mode: graph or modules.
         notes: what the report should say about the capture.
     """
 
     graph: Graph
     copies: dict[str, Operation]
-    mode: CaptureMode = CaptureMode.GRAPH
     notes: list[str] = field(default_factory=list)
+    mode: CaptureMode = CaptureMode.GRAPH
 
     def float_model(self, observed: list[Value] | None = None) -> keras.Model:
         """The float model.
@@ -44,6 +51,15 @@ class Captured:
         if observed is not None:
             graph = Graph(graph.name, graph.inputs, graph.input_names, observed, graph.calls)
         return rebuild(graph, lambda call, args, kwargs: self.copies[call.path](*args, **kwargs))
+
+    def observer(self, sites: list[TensorSite]) -> Callable[[Batch], list[Any]]:
+        """A function that runs the float model on a batch and gives the values of some activations."""
+        model = self.float_model([self.value(site.layer) for site in sites])
+        return lambda batch: run_model(model, batch)
+
+    def layer(self, path: str) -> Operation:
+        """The copy of a layer."""
+        return self.copies[path]
 
     def value(self, name: str) -> Value:
         """The tensor with a name, see `Graph.values`.
@@ -62,7 +78,7 @@ def check_model(model: Any) -> None:
 
     Raises:
         TypeError: no Keras 3 model, such as one of Keras 2 (`tf_keras`).
-        ValueError: it is not built, or quantized already.
+        ValueError: it is not built, or quantized already; its `call` takes several inputs one by one.
     """
     if not isinstance(model, keras.Model):
         raise TypeError(f"`model` must be a keras.Model of Keras 3. Received: {described(model)}")
@@ -70,6 +86,19 @@ def check_model(model: Any) -> None:
         raise ValueError("`model` must be built: call it on data once, or `model.build(input_shape)`.")
     if is_quantized(model):
         raise ValueError("`model` is quantized already: it holds wrappers or holders. Give the float model.")
+    several = [] if is_functional(model) else list(_needed_arguments(model))[1:]
+    if several:
+        raise ValueError(
+            "The `call` of `model` must take one argument, a tensor or a list or dictionary of tensors. "
+            f"Received: also {several}"
+        )
+
+
+def _needed_arguments(model: keras.Model) -> Iterator[str]:
+    """The arguments of the model's `call` without which it cannot be called."""
+    for name, item in inspect.signature(model.call).parameters.items():
+        if item.default is item.empty and item.kind not in (item.VAR_POSITIONAL, item.VAR_KEYWORD):
+            yield name
 
 
 def is_quantized(model: keras.Model) -> bool:
@@ -78,55 +107,109 @@ def is_quantized(model: keras.Model) -> bool:
     return any(isinstance(layer, kinds) for layer in model._flatten_layers())
 
 
-def built_copies(graph: Graph, changes: Mapping[str, Mapping[str, Any]] | None = None) -> dict[str, Operation]:
-    """A copy of each operation of a graph, built and with the weights of the original."""
-    copies = _copies_of(graph, changes)
+def built_copies(graph: Graph) -> dict[str, Operation]:
+    """A copy of each operation of a graph, built and with the weights of the original.
+
+    Raises:
+        ValueError: an operation cannot be made from its configuration.
+    """
+    copies = _copies_of(graph)
     rebuild(graph, lambda call, args, kwargs: copies[call.path](*args, **kwargs))
     for path, layer in graph.layers().items():
         copy_weights(layer, copies[path])
     return copies
 
 
-def capture(model: keras.Model, mode: CaptureMode, changes: Mapping[str, Mapping[str, Any]]) -> Captured:
-    """Copy a model and see it as a graph.
+def capture(model: keras.Model, mode: CaptureMode, sample: Batch) -> Captured | CapturedModules:
+    """Copy a model and see it as a graph, or layer by layer.
 
     Args:
         model: the user's model; it is not changed.
         mode: how to see it.
-        changes: other arguments of the constructors of some layers, by their paths.
+        sample: inputs, to check that the copy computes what the model does.
 
     Raises:
-        ValueError: the model is no functional or sequential one, or a layer cannot be copied.
+        ValueError: the sample does not fit the model; a layer or the model cannot be copied; `mode` is `GRAPH` and the
+            code of the model does something else than calling layers and functions.
     """
-    if mode is CaptureMode.MODULES or not is_functional(model):
+    expected = run_model(model, sample)
+    if mode is CaptureMode.MODULES:
+        return _modules(model, sample, expected, "captured layer by layer, as configured")
+    reason = ""
+    # A layer of the user's that Keras runs in another way than its calls tell is taken as a whole.
+    for opens_layers in (True, False):
+        try:
+            graph = _graph(model, sample, opens_layers)
+        except NotTraceable as error:
+            reason = str(error)
+            break
+        captured = Captured(graph, built_copies(graph), graph.notes)
+        if same_outputs(expected, run_model(captured.float_model(), sample)):
+            return captured
+        reason = "its recorded calls compute something else"
+    if is_functional(model):
         raise ValueError(
-            "`model` must be a functional or sequential model. Received: "
-            f"{type(model).__name__}; make it one with keras.Model(inputs, outputs)"
+            "A copy of the model, made from the configurations of its layers, computes something else: a layer's "
+            "`get_config` leaves out what its `call` depends on."
         )
-    graph = graph_of(model)
-    return Captured(graph, built_copies(graph, changes))
+    if mode is CaptureMode.GRAPH:
+        raise ValueError(
+            f"`capture` is 'graph', but the model is no graph of calls: {reason}. Use 'auto' or 'modules'."
+        )
+    note = (
+        f"captured layer by layer, because the model is no graph of calls ({reason}): what its code computes itself "
+        "stays in float and is not listed"
+    )
+    _LOGGER.warning(note)
+    return _modules(model, sample, expected, note)
 
 
-def _copies_of(graph: Graph, changes: Mapping[str, Mapping[str, Any]] | None = None) -> dict[str, Operation]:
-    """A copy of each operation of a graph, by its path, with a name that is unique, not built yet.
+def _graph(model: keras.Model, sample: Batch, opens_layers: bool) -> Graph:
+    if is_functional(model):
+        return graph_of(model, opens_layers)
+    dtype = model.input_dtype if model.autocast else None
 
-    Args:
-        graph: the calls.
-        changes: other arguments of the constructors of some layers, by their paths.
+    def value(array: Any) -> Value:
+        is_float = keras.backend.is_float_dtype(str(array.dtype))
+        return Value((None, *array.shape[1:]), dtype if is_float and dtype else str(array.dtype))
 
-    Raises:
-        ValueError: an operation cannot be made from its configuration.
-    """
+    values = [value(array) for array in sample]
+    return graph_of_code(model, keras.tree.pack_sequence_as(input_structure(model), values), opens_layers)
+
+
+def _modules(model: keras.Model, sample: Batch, expected: list[Any], note: str) -> CapturedModules:
+    def run(like: keras.Model, batch: Batch) -> list[Any]:
+        return run_model(like, batch, model)
+
+    captured = CapturedModules(copied_model(model, lambda copy: run(copy, sample)), run, [note])
+    if not same_outputs(expected, run(captured.model, sample)):
+        raise ValueError(
+            "A copy of the model, made with `from_config(model.get_config())` and the same weights, computes something "
+            "else: its `get_config` leaves out what its `call` depends on."
+        )
+    return captured
+
+
+def same_outputs(expected: list[Any], received: list[Any]) -> bool:
+    """Whether outputs agree as two runs of one model do, whose layers a compiler fuses in different ways."""
+    if len(expected) != len(received):
+        return False
+    for a, b in zip(expected, received, strict=True):
+        largest = np.abs(a[np.isfinite(a)]).max(initial=1.0)
+        if a.shape != b.shape or not np.allclose(a, b, rtol=1e-4, atol=1e-5 * largest, equal_nan=True):
+            return False
+    return True
+
+
+def _copies_of(graph: Graph) -> dict[str, Operation]:
+    """A copy of each operation of a graph, by its path, with a name that is unique, not built yet."""
     copies: dict[str, Operation] = {}
-    by_identity: dict[int, Operation] = {}
     taken = set(graph.input_names)
     for call in graph.calls:
-        operation = call.operation
-        if id(operation) not in by_identity:
-            base = call.path.replace("/", "_") if operation.name in taken else operation.name
-            name = unique_name(base, taken)
-            by_identity[id(operation)] = _copy(call, name, (changes or {}).get(call.path, {}))
-        copies[call.path] = by_identity[id(operation)]
+        if call.path not in copies:
+            own = call.operation.name
+            whole_path = own in taken or call.path.rpartition("/")[2] != own
+            copies[call.path] = _copy(call, unique_name(call.path.replace("/", "_") if whole_path else own, taken))
     return copies
 
 
@@ -140,14 +223,37 @@ def unique_name(base: str, taken: set[str]) -> str:
     return name
 
 
-def run_model(model: keras.Model, batch: Batch) -> list[Any]:
+def input_structure(model: keras.Model) -> Any:
+    """Some leaf for each input of a model, in the structure that the model takes."""
+    if isinstance(model, keras.Sequential):
+        # One that was never called has `inputs` and no `input`.
+        return model.inputs[0] if len(model.inputs) == 1 else list(model.inputs)
+    if isinstance(model, keras.Function):
+        return model.input
+    return _structure_of((model.get_build_config() or {}).get("input_shape", (None,)))
+
+
+def _structure_of(shapes: Any) -> Any:
+    """The structure of nested shapes."""
+    if isinstance(shapes, dict):
+        return {name: _structure_of(item) for name, item in shapes.items()}
+    if isinstance(shapes, (list, tuple)) and any(isinstance(item, (list, tuple, dict)) for item in shapes):
+        return [_structure_of(item) for item in shapes]
+    return 0
+
+
+def run_model(model: keras.Model, batch: Batch, like: keras.Model | None = None) -> list[Any]:
     """The model's outputs in evaluation for a batch, flattened, as NumPy arrays.
+
+    Args:
+        model: the model.
+        batch: its inputs.
+        like: a built model that takes inputs in the same structure; the model itself unless given.
 
     Raises:
         ValueError: the model fails on the batch; the text gives its shapes and dtypes.
     """
-    # A sequential model that was never called has `inputs` and no `input`.
-    structure = model.inputs[0] if isinstance(model, keras.Sequential) else model.input
+    structure = input_structure(like or model)
     expected = len(keras.tree.flatten(structure))
     shapes = ", ".join(f"{item.shape} {item.dtype}" for item in batch)
     advice = "`data` must yield the inputs of the model and nothing else (no labels)."
@@ -156,26 +262,13 @@ def run_model(model: keras.Model, batch: Batch) -> list[Any]:
     try:
         outputs = model(keras.tree.pack_sequence_as(structure, list(batch)), training=False)
     except Exception as error:  # the user's layers may raise anything
-        raise ValueError(f"{advice} The model failed on a batch of {shapes}: {_in_one_line(error)}") from error
+        raise ValueError(f"{advice} The model failed on a batch of {shapes}: {in_one_line(error)}") from error
     return [keras.ops.convert_to_numpy(output) for output in keras.tree.flatten(outputs)]
 
 
-def _copy(call: Call, name: str, changes: Mapping[str, Any]) -> Operation:
+def _copy(call: Call, name: str) -> Operation:
     operation = call.operation
     if isinstance(operation, keras.layers.Lambda):
         # Its code is no configuration; a layer without state can stand in two models.
         return operation
-    try:
-        return type(operation).from_config({**operation.get_config(), "name": name, **changes})
-    except Exception as error:  # the user's class may raise anything
-        raise ValueError(
-            f"The layer {call.path!r} cannot be copied: {type(operation).__name__}.from_config(layer.get_config()) "
-            f"fails ({_in_one_line(error)}). Give the class a `get_config` with its constructor's arguments."
-        ) from error
-
-
-def _in_one_line(error: Exception) -> str:
-    """Class and reason of an error; before the reason Keras puts a line of its own, and colours."""
-    lines = [re.sub(r"\x1b\[\d*m", "", line).strip() for line in str(error).splitlines()]
-    reasons = [line for line in lines if line and not line.startswith("Exception encountered")]
-    return f"{type(error).__name__}: {reasons[0] if reasons else 'no text'}"
+    return copied(operation, f"The layer {call.path!r}", name=name)

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The quantizers-infrastructure authors
 # SPDX-License-Identifier: Apache-2.0
-"""A functional Keras model as a list of calls, nested models opened, and a model made of such a list again."""
+"""A Keras model as a list of calls, and a functional model made of such a list."""
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator
@@ -8,9 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import keras
-
-from mct_quantizers.common.constants import TRAINING
-from mct_quantizers.common.quantizer_dispatch import takes_training
 
 Operation = Any
 """A `keras.Operation`: a layer, or a function of `keras.ops`."""
@@ -70,6 +67,7 @@ class Graph:
         input_names: names of the inputs, flattened.
         outputs: its outputs, in its structure.
         calls: all calls, in the order of execution.
+        notes: what was taken as a whole, and why.
     """
 
     name: str
@@ -77,6 +75,7 @@ class Graph:
     input_names: list[str]
     outputs: Any
     calls: list[Call]
+    notes: list[str] = field(default_factory=list)
 
     def call(self, name: str) -> Call:
         """The call with a name.
@@ -127,28 +126,6 @@ class Graph:
                 yield (call.name if len(call.outputs) == 1 else f"{call.name}[{value.index}]"), value
 
 
-def is_functional(model: Any) -> bool:
-    """Whether a layer is a model whose calls Keras has recorded."""
-    if isinstance(model, keras.Sequential):
-        return bool(model.built and model.layers)
-    # A subclass with a `call` of its own may do anything.
-    return isinstance(model, keras.Function) and type(model).call is _FUNCTIONAL_CALL
-
-
-def graph_of(model: keras.Model) -> Graph:
-    """The graph of a functional or sequential model. The model is not changed.
-
-    Args:
-        model: a model for which `is_functional` holds.
-    """
-    functional = _functional(model)
-    inputs = keras.tree.map_structure(lambda tensor: Value(tuple(tensor.shape), tensor.dtype), functional.input)
-    names = [str(tensor._keras_history.operation.name) for tensor in functional.inputs]
-    graph = Graph(model.name, inputs, names, None, [])
-    graph.outputs = _read(functional, inputs, "", graph, {name: 1 for name in names})
-    return graph
-
-
 def rebuild(
     graph: Graph,
     call: Callable[[Call, tuple[Any, ...], dict[str, Any]], Any],
@@ -197,52 +174,3 @@ def by_name(operation: Operation, args: tuple[Any, ...], kwargs: dict[str, Any])
     """The arguments of a call of a layer that follow its first, by their names."""
     names = list(inspect.signature(operation.call).parameters)
     return {**dict(zip(names[1:], args[1:], strict=False)), **kwargs}
-
-
-def _functional(model: Any) -> Any:
-    if not isinstance(model, keras.Sequential):
-        return model
-    one_input, one_output = len(model.inputs) == 1, len(model.outputs) == 1
-    return keras.Model(
-        model.inputs[0] if one_input else model.inputs, model.outputs[0] if one_output else model.outputs
-    )
-
-
-def _read(functional: Any, inputs: Any, prefix: str, graph: Graph, counts: dict[str, int]) -> Any:
-    """Append the calls of a model to `graph`; its outputs for `inputs`."""
-    values = dict(zip(map(id, functional.inputs), keras.tree.flatten(inputs), strict=True))
-
-    def value_of(leaf: Any) -> Any:
-        return values[id(leaf)] if isinstance(leaf, keras.KerasTensor) else leaf
-
-    for depth in sorted(functional._nodes_by_depth, reverse=True):
-        for node in functional._nodes_by_depth[depth]:
-            if node.is_input:
-                continue
-            operation = node.operation
-            args, kwargs = keras.tree.map_structure(value_of, (node.arguments.args, node.arguments.kwargs))
-            path = f"{prefix}{operation.name}"
-            if is_functional(operation) and not any(
-                isinstance(v, Value) for v in keras.tree.flatten((args[1:], kwargs))
-            ):
-                inner = _functional(operation)
-                start = len(graph.calls)
-                results = keras.tree.flatten(_read(inner, args[0], f"{path}/", graph, counts))
-                if kwargs.get(TRAINING) is not None:
-                    for call in graph.calls[start:]:
-                        if takes_training(call.operation):
-                            call.kwargs[TRAINING] = kwargs[TRAINING]
-            else:
-                counts[path] = counts.get(path, 0) + 1
-                name = path if counts[path] == 1 else f"{path}:{counts[path]}"
-                call = Call(name, path, operation, tuple(args), dict(kwargs))
-                call.outputs = [
-                    Value(tuple(tensor.shape), tensor.dtype, call, index) for index, tensor in enumerate(node.outputs)
-                ]
-                graph.calls.append(call)
-                results = call.outputs
-            values.update(zip(map(id, node.outputs), results, strict=True))
-    return keras.tree.map_structure(value_of, functional.output)
-
-
-_FUNCTIONAL_CALL = type(keras.Model(*[keras.Input((1,))] * 2)).call

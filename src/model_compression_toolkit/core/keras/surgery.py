@@ -23,7 +23,11 @@ from model_compression_toolkit.core.keras.batch_norm import (
     with_bias,
 )
 from model_compression_toolkit.core.keras.capture import Captured, unique_name
+from model_compression_toolkit.core.keras.data import Batch
 from model_compression_toolkit.core.keras.graph import Call, Value, by_name, forget_calls, rebuild
+from model_compression_toolkit.core.keras.layerwise_model import LayerwiseModel
+from model_compression_toolkit.core.keras.module_capture import CapturedModules
+from model_compression_toolkit.core.keras.module_surgery import names_of_layers, quantize_layers, quantizer_of_layer
 
 HOLDER_SUFFIX = "activation_holder_quantizer"
 _PLAN, _NAMES = "quantization_plan", "layer_names"
@@ -32,8 +36,9 @@ QuantizerFactory = Callable[[TensorPlan], Any]
 
 
 def apply_plan(
-    captured: Captured,
+    captured: Captured | CapturedModules,
     plan: QuantizationPlan,
+    sample: Batch,
     wrapper_class: type[KerasQuantizationWrapper],
     weight_quantizer: QuantizerFactory,
     activation_quantizer: QuantizerFactory,
@@ -43,6 +48,7 @@ def apply_plan(
     Args:
         captured: the captured model, batch norms treated as the plan says; it is changed.
         plan: the plan, its tensors with parameters.
+        sample: inputs of the model.
         wrapper_class: class of the wrappers.
         weight_quantizer: makes the quantizer of a weight.
         activation_quantizer: makes the quantizer of an activation.
@@ -53,6 +59,9 @@ def apply_plan(
     Raises:
         ValueError: the plan belongs to another model.
     """
+    if isinstance(captured, CapturedModules):
+        layerwise = quantize_layers(captured, plan, sample, wrapper_class, weight_quantizer, activation_quantizer)
+        return set_plan(layerwise, plan, names_of_layers(plan))
     quantizers: dict[str, dict[str, Any]] = {}
     names: dict[str, str] = {}
     for tensor in plan.quantized(QuantizationTarget.Weights):
@@ -117,6 +126,13 @@ def set_plan(model: keras.Model, plan: QuantizationPlan, names: Mapping[str, str
 def names_of(model: keras.Model) -> dict[str, str]:
     """Name of the layer that stands for each quantized tensor and batch norm of the model's plan."""
     return dict(get_metadata(model)[_NAMES])
+
+
+def quantizer_of(model: keras.Model, tensor: TensorPlan) -> Any:
+    """The quantizer of a quantized tensor of a quantized model."""
+    if isinstance(model, LayerwiseModel):
+        return quantizer_of_layer(model, tensor)
+    return quantizer_in(model.get_layer(names_of(model)[tensor.name]), tensor)
 
 
 def quantizer_in(layer: Any, tensor: TensorPlan) -> Any:

@@ -13,7 +13,8 @@ from mct_quantizers._lazy import import_optional
 from mct_quantizers.common.files import check_writable, write_atomically
 from model_compression_toolkit.core.common.progress import working
 from model_compression_toolkit.core.keras.data import batches_of
-from model_compression_toolkit.core.keras.surgery import names_of, plan_of, quantizer_in
+from model_compression_toolkit.core.keras.layerwise_model import LayerwiseModel
+from model_compression_toolkit.core.keras.surgery import names_of, plan_of, quantizer_of
 from model_compression_toolkit.exporter.common.export_report import ExportReport, print_report
 from model_compression_toolkit.exporter.common.format import ExportFormat, format_of
 from model_compression_toolkit.exporter.common.parity import ParityReport
@@ -51,6 +52,11 @@ def export(
     file_format = format_of(path, FORMATS)
     target = check_writable(path)
     check_frozen(model)
+    if isinstance(model, LayerwiseModel) and file_format is not ExportFormat.KERAS:
+        raise ValueError(
+            f"`path` must end with .keras for this model, whose own code computes it. Received: {target.name}. Other "
+            f"formats need a graph of calls: {'; '.join(plan_of(model).notes)}"
+        )
     if file_format is ExportFormat.KERAS:
         content = _keras_content(model)
         write_atomically(target, lambda file: file.write(content))
@@ -81,11 +87,8 @@ def check_frozen(model: keras.Model) -> None:
     Raises:
         ValueError: it is not.
     """
-    plan = plan_of(model)
-    names = names_of(model)
-    for tensor in plan.quantized():
-        quantizer = quantizer_in(model.get_layer(names[tensor.name]), tensor)
-        if callable(getattr(quantizer, "convert2inferable", None)):
+    for tensor in plan_of(model).quantized():
+        if callable(getattr(quantizer_of(model, tensor), "convert2inferable", None)):
             raise ValueError("`model` is still in quantization-aware training: `finalize` it first.")
 
 

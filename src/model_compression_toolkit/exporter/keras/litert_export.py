@@ -16,7 +16,8 @@ from typing import Any
 
 import keras
 
-from model_compression_toolkit.core.keras.graph import Graph, graph_of, is_functional
+from model_compression_toolkit.core.keras.graph import Graph
+from model_compression_toolkit.core.keras.reading import graph_of, is_functional
 from model_compression_toolkit.exporter.keras.litert_numbers import Numbers, numbered_model
 from model_compression_toolkit.exporter.keras.litert_rewriting import Rewriting
 

@@ -14,15 +14,16 @@ from mct_quantizers.common.quant_info import QuantizationTarget
 from mct_quantizers.common.quant_params import QuantParams
 from model_compression_toolkit.core.common.progress import track
 from model_compression_toolkit.core.common.quantization_plan import QuantizationPlan
-from model_compression_toolkit.core.keras.capture import Captured, run_model
+from model_compression_toolkit.core.keras.capture import Captured
 from model_compression_toolkit.core.keras.data import Batch
+from model_compression_toolkit.core.keras.module_capture import CapturedModules
 from model_compression_toolkit.core.keras.operators import weight_of
 from model_compression_toolkit.ptq.common.calibration import activation_params, weight_params
 from model_compression_toolkit.ptq.common.statistics import TensorStatistics
 
 
 def calibrate(
-    captured: Captured, plan: QuantizationPlan, batches: Iterable[Batch], total: int | None = None
+    captured: Captured | CapturedModules, plan: QuantizationPlan, batches: Iterable[Batch], total: int | None = None
 ) -> QuantizationPlan:
     """The plan with the parameters of every quantized tensor.
 
@@ -38,14 +39,14 @@ def calibrate(
     statistics = {tensor.name: TensorStatistics() for tensor in plan.quantized(QuantizationTarget.Activation)}
     observed = [tensor for tensor in plan.quantized() if not tensor.is_weight]
     if observed:
-        model = captured.float_model([captured.value(tensor.site.layer) for tensor in observed])
+        observe = captured.observer([tensor.site for tensor in observed])
         for batch in track(batches, "Calibrating activations", total):
-            for tensor, values in zip(observed, run_model(model, batch), strict=True):
+            for tensor, values in zip(observed, observe(batch), strict=True):
                 _observe(tensor.name, statistics[tensor.name], values)
     params: dict[str, QuantParams] = {}
     for tensor in track(plan.quantized(), "Searching ranges"):
         if tensor.is_weight:
-            weight = weight_of(captured.copies[tensor.site.layer], tensor.site.tensor)
+            weight = weight_of(captured.layer(tensor.site.layer), tensor.site.tensor)
             params[tensor.name] = weight_params(tensor, np.asarray(keras.ops.convert_to_numpy(weight), np.float64))
         else:
             params[tensor.name] = activation_params(tensor, statistics[tensor.name])

@@ -25,7 +25,7 @@ def quantize(model: keras.Model, data: Any, config: QuantizationConfig | None = 
     """Quantize a trained model without training it further.
 
     Args:
-        model: the float model, functional or sequential; it is not changed.
+        model: the float model, built; it is not changed.
         data: representative inputs: a tensor, an array, an iterable of batches, or a function that returns one.
         config: what to do; 8-bit weights and activations by default.
 
@@ -36,9 +36,9 @@ def quantize(model: keras.Model, data: Any, config: QuantizationConfig | None = 
         TypeError: an argument of the wrong type.
         ValueError: unusable data, a model that is not built, is quantized already or has nothing to quantize.
     """
-    captured, plan, batches = capture_and_plan(model, data, config or QuantizationConfig(), train=False)
+    captured, plan, sample, batches = capture_and_plan(model, data, config or QuantizationConfig(), train=False)
     plan = calibrate(captured, plan, batches, num_batches(data))
-    quantized = apply_plan(captured, plan, KerasQuantizationWrapper, inferable_quantizer, inferable_quantizer)
+    quantized = apply_plan(captured, plan, sample, KerasQuantizationWrapper, inferable_quantizer, inferable_quantizer)
     quantized.trainable = False
     return quantized
 

@@ -16,14 +16,18 @@ from model_compression_toolkit.core.common.quantization_plan import TensorPlan
 from model_compression_toolkit.core.keras.batch_norm import LiveBatchNormalization, fold_batch_norm, with_bias
 from model_compression_toolkit.core.keras.capture import built_copies
 from model_compression_toolkit.core.keras.flow import capture_and_plan
-from model_compression_toolkit.core.keras.graph import forget_calls, graph_of, rebuild
+from model_compression_toolkit.core.keras.graph import forget_calls, rebuild
+from model_compression_toolkit.core.keras.layerwise_model import LayerwiseModel
+from model_compression_toolkit.core.keras.module_surgery import frozen_layers, quantizer_of_layer
 from model_compression_toolkit.core.keras.random_state import preserved_random_state
+from model_compression_toolkit.core.keras.reading import graph_of
 from model_compression_toolkit.core.keras.surgery import (
     apply_plan,
     fold_live_batch_norm,
     names_of,
     plan_of,
     quantizer_in,
+    quantizer_of,
     set_plan,
 )
 from model_compression_toolkit.ptq.keras.calibration import calibrate
@@ -40,7 +44,7 @@ def prepare_qat(
     """Make a model that trains with quantization in the loop. Compile and train it as any model, then `finalize` it.
 
     Args:
-        model: the trained float model, functional or sequential; it is not changed.
+        model: the trained float model, built; it is not changed.
         data: representative inputs for calibration: a tensor, an array, an iterable of batches, or a function that
             returns one.
         config: what is quantized and how wide; 8 bits by default.
@@ -59,13 +63,13 @@ def prepare_qat(
     config = config or QuantizationConfig()
     if isinstance(config, QuantizationConfig):
         config = SELECTION.with_batch_norm(config, methods)
-    captured, plan, batches = capture_and_plan(model, data, config, train=True)
+    captured, plan, sample, batches = capture_and_plan(model, data, config, train=True)
     plan = calibrate(captured, plan, batches, num_batches(data))
 
     def quantizer(tensor: TensorPlan) -> Any:
         return SELECTION.quantizer_for(tensor, methods)
 
-    return apply_plan(captured, plan, KerasTrainableQuantizationWrapper, quantizer, quantizer)
+    return apply_plan(captured, plan, sample, KerasTrainableQuantizationWrapper, quantizer, quantizer)
 
 
 @preserved_random_state()
@@ -82,7 +86,12 @@ def finalize(model: keras.Model) -> keras.Model:
         ValueError: the model is not in quantization-aware training, or finalized already.
     """
     plan, names = plan_of(model), names_of(model)
-    check_in_training({t.name: quantizer_in(model.get_layer(names[t.name]), t) for t in plan.quantized()})
+    check_in_training({tensor.name: quantizer_of(model, tensor) for tensor in plan.quantized()})
+    if isinstance(model, LayerwiseModel):
+        layerwise = frozen_layers(model)
+        layerwise.trainable = False
+        inferable = {tensor.name: quantizer_of_layer(layerwise, tensor) for tensor in plan.quantized()}
+        return set_plan(layerwise, frozen_plan(plan, inferable), names)
     graph = graph_of(model)
     copies = built_copies(graph)
     for path, operation in copies.items():

@@ -1,0 +1,143 @@
+# SPDX-FileCopyrightText: The quantizers-infrastructure authors
+# SPDX-License-Identifier: Apache-2.0
+"""Recording what the code of a layer or model does: its `call`, run on symbolic tensors."""
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import keras
+
+from mct_quantizers.common.constants import TRAINING
+from mct_quantizers.common.quantizer_dispatch import takes_training
+from model_compression_toolkit.core.keras.sublayers import own_weights, sublayers
+
+Function = Any
+"""A `keras.Model` whose calls Keras has recorded."""
+
+
+class NotTraceable(ValueError):
+    """The calls of a layer's code are not all that it does."""
+
+
+class Traced:
+    """The recorded calls of a layer's code.
+
+    Attributes:
+        function: a functional model of the tensors among the arguments, in their order.
+        names: name of each operation, by its identity: for layers where they stand, such as `blocks/0`.
+    """
+
+    def __init__(self, function: Function, names: dict[int, str]) -> None:
+        self.function, self._names = function, names
+
+    def name_of(self, operation: Any) -> str:
+        """Where a layer stands; of a function its own name without the number that depends on the program so far."""
+        return self._names.get(id(operation)) or re.sub(r"_\d+$", "", operation.name)
+
+
+def trace(layer: Any, make_arguments: Callable[[], tuple[tuple[Any, ...], dict[str, Any]]]) -> Traced:
+    """Record the calls of a built layer's code, nested layers closed. The layer is not changed.
+
+    Args:
+        layer: a layer or model with a `call` of its own.
+        make_arguments: makes the arguments of the call, new `keras.Input`s for the tensors.
+
+    Raises:
+        NotTraceable: the code does something else than calling layers and functions of `keras.ops` on tensors, or what
+            it does depends on `training` or on values.
+    """
+    _check(layer)
+    with _unchanged(layer):
+        evaluation, training = (_run(layer, make_arguments, flag) for flag in (False, True))
+    if _signature(evaluation) != _signature(training):
+        raise NotTraceable("its code does something else in training")
+    for node, twin in zip(_nodes(evaluation), _nodes(training), strict=True):
+        constant = node.arguments.kwargs.get(TRAINING)
+        if constant is not None and constant == twin.arguments.kwargs.get(TRAINING):
+            raise NotTraceable(f"it calls {node.operation.name!r} with training={constant}")
+        if any(keras.ops.is_tensor(leaf) or isinstance(leaf, keras.Variable) for leaf in _leaves(node)):
+            raise NotTraceable(f"{node.operation.name!r} takes a tensor that is no result of a call")
+    return Traced(evaluation, {id(inner): path for path, inner in sublayers(layer)})
+
+
+def _check(layer: Any) -> None:
+    """What recorded calls would leave out.
+
+    Raises:
+        NotTraceable: there is something.
+    """
+    if own_weights(layer):
+        raise NotTraceable(f"it has weights of its own: {[weight.name for weight in own_weights(layer)]}")
+    methods = (type(layer).__call__, type(layer).compute_mask)
+    if not all(method.__module__.startswith("keras.") for method in methods):
+        raise NotTraceable("it has a `__call__` or a `compute_mask` of its own")
+
+
+def _run(layer: Any, make_arguments: Callable[[], tuple[tuple[Any, ...], dict[str, Any]]], training: bool) -> Function:
+    args, kwargs = make_arguments()
+    symbols = [leaf for leaf in keras.tree.flatten((args, kwargs)) if isinstance(leaf, keras.KerasTensor)]
+    made: list[Function] = []
+
+    class Recorder(keras.layers.Layer):
+        """Gives the code what Keras gives it inside a call: the training flag, casts of the inputs."""
+
+        def call(self, *args: Any, training: bool | None = None, **kwargs: Any) -> Any:
+            raise NotImplementedError
+
+        def compute_output_spec(self, *args: Any, training: bool | None = None, **kwargs: Any) -> Any:
+            if takes_training(layer):
+                kwargs[TRAINING] = training
+            made.append(keras.Model(symbols, layer.call(*args, **kwargs)))
+            return keras.KerasTensor((1,))
+
+    try:
+        Recorder(dtype=layer.dtype_policy)(*args, training=training, **kwargs)
+    except Exception as error:  # the user's code may raise anything
+        raise NotTraceable(f"its code does not take symbolic tensors ({in_one_line(error)})") from error
+    return made[0]
+
+
+@contextmanager
+def _unchanged(layer: Any) -> Iterator[None]:
+    """Forget the calls that Keras records on the layer and all inside it."""
+    operations = [layer, *(inner for _, inner in sublayers(layer))]
+    lists = [nodes for item in operations for nodes in (item._inbound_nodes, item._outbound_nodes)]
+    lengths = [len(nodes) for nodes in lists]
+    try:
+        yield
+    finally:
+        for nodes, length in zip(lists, lengths, strict=True):
+            del nodes[length:]
+
+
+def _nodes(function: Function) -> list[Any]:
+    depths = function._nodes_by_depth
+    return [node for depth in sorted(depths, reverse=True) for node in depths[depth] if not node.is_input]
+
+
+def _leaves(node: Any) -> list[Any]:
+    leaves: list[Any] = keras.tree.flatten((node.arguments.args, node.arguments.kwargs))
+    return leaves
+
+
+def _signature(function: Function) -> list[Any]:
+    """What is called with which tensors and constants, apart from the training flag."""
+    numbers = {id(tensor): number for number, tensor in enumerate(function.inputs)}
+    found: list[Any] = []
+    for node in _nodes(function):
+        operation = node.operation
+        called = id(operation) if isinstance(operation, keras.layers.Layer) else type(operation).__name__
+        kwargs = {name: value for name, value in node.arguments.kwargs.items() if name != TRAINING}
+        leaves = keras.tree.flatten((node.arguments.args, kwargs))
+        found.append((called, [numbers.get(id(leaf)) if id(leaf) in numbers else str(leaf) for leaf in leaves]))
+        numbers.update({id(tensor): len(numbers) + index for index, tensor in enumerate(node.outputs)})
+    return [*found, [numbers.get(id(tensor)) for tensor in function.outputs]]
+
+
+def in_one_line(error: Exception) -> str:
+    """Class and reason of an error; before the reason Keras puts a line of its own, and colours."""
+    lines = [re.sub(r"\x1b\[\d*m", "", line).strip() for line in str(error).splitlines()]
+    reasons = [line for line in lines if line and not line.startswith("Exception encountered")]
+    return f"{type(error).__name__}: {reasons[0] if reasons else 'no text'}"
