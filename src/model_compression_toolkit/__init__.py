@@ -23,8 +23,11 @@ from model_compression_toolkit.qat.common.qat_config import QATConfig, TrainingM
 from model_compression_toolkit.trainable_infrastructure.conformance import ConformanceReport, check_quantizer
 
 if TYPE_CHECKING:
-    from model_compression_toolkit.core.pytorch.batch_norm import reestimate_batch_norm_statistics
-    from model_compression_toolkit.core.quantized_model import freeze_batch_norm_statistics, plan_of
+    from model_compression_toolkit.core.quantized_model import (
+        freeze_batch_norm_statistics,
+        plan_of,
+        reestimate_batch_norm_statistics,
+    )
     from model_compression_toolkit.exporter import export, load, read_plan
     from model_compression_toolkit.ptq.keras.quantization_facade import keras_post_training_quantization
     from model_compression_toolkit.ptq.pytorch.quantization_facade import pytorch_post_training_quantization
@@ -81,7 +84,7 @@ _LAZY = {
     "prepare_qat": "model_compression_toolkit.qat.quantization_facade",
     "pytorch_post_training_quantization": "model_compression_toolkit.ptq.pytorch.quantization_facade",
     "quantize": "model_compression_toolkit.ptq.quantization_facade",
-    "reestimate_batch_norm_statistics": "model_compression_toolkit.core.pytorch.batch_norm",
+    "reestimate_batch_norm_statistics": "model_compression_toolkit.core.quantized_model",
 }
 
 __getattr__, __dir__ = _lazy.attach(__name__, _LAZY, __all__)

@@ -2,10 +2,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is asked of quantized models of any framework."""
 
+import importlib
+from collections.abc import Iterable
 from typing import Any
 
-from model_compression_toolkit.core.common.framework import wing_module
+from model_compression_toolkit.core.common.framework import wing_module, wing_of
 from model_compression_toolkit.core.common.quantization_plan import QuantizationPlan
+
+_STATISTICS_MODULES = {
+    "keras": "model_compression_toolkit.core.keras.batch_norm_statistics",
+    "pytorch": "model_compression_toolkit.core.pytorch.batch_norm",
+}
 
 
 def plan_of(model: Any) -> QuantizationPlan:
@@ -36,3 +43,18 @@ def freeze_batch_norm_statistics(model: Any) -> None:
         TypeError: no model.
     """
     wing_module(model, "model_compression_toolkit.core.{}.batch_norm").freeze_batch_norm_statistics(model)
+
+
+def reestimate_batch_norm_statistics(model: Any, batches: Iterable[Any]) -> None:
+    """Replace the running statistics of every batch norm by the averages over `batches`.
+
+    Args:
+        model: a model in quantization-aware training; nothing else of it changes.
+        batches: inputs of the model: tensors, or tuples of arguments; for Keras also arrays and dictionaries by the
+            names of the inputs.
+
+    Raises:
+        TypeError: no model.
+        ValueError: `batches` is empty.
+    """
+    importlib.import_module(_STATISTICS_MODULES[wing_of(model)]).reestimate_batch_norm_statistics(model, batches)

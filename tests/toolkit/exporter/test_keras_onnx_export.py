@@ -349,11 +349,69 @@ def test_only_standard_operators_are_used():
     onnx.checker.check_model(proto, full_check=True)
 
 
-def test_an_activation_on_a_table_is_refused_by_name():
-    x = keras.Input((4,), name="x")
-    quantizer = ActivationLutPOTInferableQuantizer(2, [0, 20, 50, 100], [1.0], False)
-    with pytest.raises(ValueError, match=r"x\.output is quantized to the levels of a table"):
-        export_onnx(keras.Model(x, KerasActivationQuantizationHolder(quantizer)(x)))
+TABLES = {
+    "unsigned": ([0, 20, 50, 100], 2, 1.0, False),
+    "in no order, one level twice": ([50, -100, 0, 7, 50, -3, 90], 3, 2.0, True),
+    "two levels": ([-64, 64], 1, 0.5, True),
+    "one level": ([3], 1, 1.0, True),
+    "seven bits": (list(range(-128, 128, 2)), 7, 4.0, True),
+}
+
+
+@pytest.mark.parametrize("case", TABLES)
+def test_an_activation_on_a_table_is_searched_at_every_boundary(case, tmp_path):
+    levels, num_bits, threshold, signed = TABLES[case]
+    quantizer = ActivationLutPOTInferableQuantizer(num_bits, levels, [threshold], signed)
+    x = keras.Input(SHAPE, name="x")
+    model = keras.Model(x, KerasActivationQuantizationHolder(quantizer)(x))
+    ties = (np.unique(levels)[:-1] + np.unique(levels)[1:]) / 2 * threshold / quantizer.params.level_scale
+    near = [np.nextafter(ties.astype(np.float32), np.float32(end)) for end in (-np.inf, np.inf)]
+    values = np.concatenate([ties, *near, images(2).ravel() * threshold, [0.0, 1e30, -1e30, 1e-30]]).astype(np.float32)
+    batch = np.resize(values, (len(values) // np.prod(SHAPE) + 1, *SHAPE))
+    report = compare_onnx(model, saved(model, tmp_path), [(batch,)])
+    assert report.passed and report.max_output_difference == 0.0
+    (tensor,) = report.tensors
+    assert (tensor.name, tensor.compared, tensor.num_different) == ("x.output", "indices", 0)
+    assert tensor.num_elements == batch.size
+
+
+def network_of_tables():
+    """Images, so that the search stands in front of a transposition."""
+    x = keras.Input(SHAPE, name="image")
+    quantizer = ActivationLutPOTInferableQuantizer(3, [50, -100, 0, 7, -3, 90], [2.0], True)
+    y = wrapped(layers.Conv2D(6, 3, padding="same", name="stem"), held(x), num_bits=4)
+    y = KerasActivationQuantizationHolder(quantizer)(y)
+    return keras.Model(x, held(wrapped(layers.Conv2D(3, 3, name="head"), y, num_bits=4)))
+
+
+def test_a_network_with_activations_on_a_table_is_exported(tmp_path):
+    model = network_of_tables()
+    path = saved(model, tmp_path)
+    report = compare_onnx(model, path, [(images(),)])
+    assert report.passed, str(report)
+    assert [tensor.name for tensor in report.tensors] == [
+        "image.output", "stem.kernel", "stem.output", "head.kernel", "head.output",
+    ]  # fmt: skip
+    assert [node.op_type for node in onnx.load(path).graph.node].count("Transpose") == 2
+
+
+@pytest.mark.parametrize("part", ["levels", "threshold", "divisor", "boundaries_0", "boundaries_2"])
+def test_another_table_of_an_activation_is_found(part, tmp_path):
+    model = network_of_tables()
+    path = saved(model, tmp_path)
+    edited(path, f"stem.output/{part}", lambda array: array * np.float32(1.001))
+    report = compare_onnx(model, path, [(images(),)])
+    assert report.first_divergence == "stem.output"
+    assert [tensor.grid_differs for tensor in report.tensors if tensor.name == "stem.output"] == [True]
+
+
+def test_indices_that_differ_beside_a_tie_are_found(tmp_path):
+    model = network_of_tables()
+    path = saved(model, tmp_path)
+    edited(path, "stem.bias/aligned", lambda array: array + np.float32(0.2))
+    report = compare_onnx(model, path, [(images(),)])
+    assert report.first_divergence == "stem.output"
+    assert [tensor.name for tensor in report.tensors if tensor.diverges] == ["stem.output"]
 
 
 def test_a_wrapped_function_is_refused_by_name():

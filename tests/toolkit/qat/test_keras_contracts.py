@@ -2,7 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What every Keras model can do, a model in quantization-aware training can do: loops, callbacks, files, compilers."""
 
+import copy
 import functools
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -177,6 +179,38 @@ def test_compiled_training_is_eager_training():
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.skipif(BACKEND == "torch", reason="torch has a compiler of its own, tests/keras holds it")
+def test_freezing_batch_norm_statistics_compiles_once_more():
+    """With the state of the optimizer: the step after is the one that was to come."""
+    inputs, targets = random(32, 4), np.tanh(random(32, 2, seed=1))
+    x = keras.Input((4,), name="x")
+    y = layers.ReLU(name="relu")(layers.BatchNormalization(name="norm")(layers.Dense(6, name="first")(x)))
+    model = mct.prepare_qat(keras.Model(x, layers.Dense(2, name="second")(y)), inputs)
+    traces = []
+
+    def loss(expected, received):
+        traces.append(1)
+        return keras.losses.mean_squared_error(expected, received)
+
+    def epochs(count):
+        before = len(traces)
+        model.fit(inputs, targets, epochs=count, batch_size=8, shuffle=False, verbose=0)
+        return len(traces) - before
+
+    model.compile(keras.optimizers.Adam(1e-2), loss, jit_compile=True)
+    once = epochs(2)
+    assert epochs(2) == 0
+    mct.freeze_batch_norm_statistics(model)
+    optimizer = model.optimizer
+    model.compile(optimizer, loss, jit_compile=True)
+    before = ops.convert_to_numpy(model.get_layer("norm").moving_mean).copy()
+    assert epochs(1) <= once
+    assert epochs(2) == 0
+    assert np.array_equal(ops.convert_to_numpy(model.get_layer("norm").moving_mean), before)
+    assert model.optimizer is optimizer
+    assert int(optimizer.iterations) == 7 * 4
+
+
 def test_mixed_precision_trains_and_finalizes():
     former = keras.mixed_precision.dtype_policy()
     keras.mixed_precision.set_dtype_policy("mixed_bfloat16")
@@ -224,6 +258,43 @@ def test_resuming_from_a_file_is_exact(name, tmp_path):
     assert np.array_equal(np.concatenate([head, tail]), whole)
 
 
+RESUME = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import numpy as np
+import keras
+import model_compression_toolkit as mct
+
+folder = sys.argv[2]
+with np.load(f"{folder}/task.npz") as task:
+    inputs, targets = task["inputs"], task["targets"]
+model = mct.keras_load_quantized_model(f"{folder}/half.keras")
+history = model.fit(inputs, targets, epochs=2, batch_size=8, shuffle=False, verbose=0)
+state = {f"state_{i}": value for i, value in enumerate(model.get_weights())}
+np.savez(f"{folder}/resumed.npz", losses=history.history["loss"], **state)
+"""
+
+
+def test_training_resumes_exactly_in_a_new_process(tmp_path):
+    """With a schedule, Adam's moments and a method that counts its steps."""
+    config = mct.QATConfig("GRADUAL", "LSQ", weight_quantizer_params_override={"start": 2, "end": 12})
+    inputs, targets = task()
+    quantization = mct.QuantizationConfig.from_bits("w4a4")
+    schedule = keras.optimizers.schedules.CosineDecay(1e-2, 16)
+    model = compiled(mct.prepare_qat(built("shared")[0], inputs, quantization, config), keras.optimizers.Adam(schedule))
+    fit(model, epochs=2)
+    model.save(tmp_path / "half.keras")
+    np.savez(tmp_path / "task.npz", inputs=inputs, targets=targets)
+    run_process(RESUME, tmp_path)
+    losses = fit(model, epochs=2)
+    with np.load(tmp_path / "resumed.npz") as resumed:
+        assert np.array_equal(resumed["losses"], losses)
+        assert same([resumed[f"state_{i}"] for i in range(len(resumed.files) - 1)], state(model))
+    steps = [int(ops.convert_to_numpy(v).ravel()[0]) for v in model.variables if v.name.endswith("step")]
+    # A layer that is called twice counts twice.
+    assert min(steps) == 16
+
+
 def test_weights_alone_go_through_a_file(tmp_path):
     trained = compiled(prepare())
     fit(trained, epochs=1)
@@ -233,6 +304,15 @@ def test_weights_alone_go_through_a_file(tmp_path):
     assert same(state(fresh), state(trained))
     inputs, _ = task()
     assert np.array_equal(run(mct.finalize(fresh), inputs), run(trained, inputs))
+
+
+def run_process(code, folder, *arguments):
+    """Run `code` in a new process: where this project's models are, the folder of its files, its arguments."""
+    process = subprocess.run(  # our own code
+        [sys.executable, "-c", code, str(Path(keras_models.__file__).parent), str(folder), *arguments],
+        capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
+    assert process.returncode == 0, process.stderr
 
 
 LOADER = """
@@ -263,12 +343,7 @@ def test_a_new_process_computes_bit_for_bit_what_this_one_does(tmp_path):
         final.save(tmp_path / f"{name}_final.keras")
         outputs = run(prepared, inputs), run(final, inputs), run(final, inputs)
         expected |= dict(zip((f"{name}_{step}" for step in ("prepared", "final", "finalized")), outputs, strict=True))
-    folder = str(Path(keras_models.__file__).parent)
-    process = subprocess.run(  # our own code
-        [sys.executable, "-c", LOADER, folder, str(tmp_path), "residual", "nested", "dictionaries"],
-        capture_output=True, text=True, check=False, timeout=300,
-    )  # fmt: skip
-    assert process.returncode == 0, process.stderr
+    run_process(LOADER, tmp_path, "residual", "nested", "dictionaries")
     with np.load(tmp_path / "outputs.npz") as received:
         assert set(received) == set(expected)
         for name, values in expected.items():
@@ -311,6 +386,44 @@ def test_summary_configuration_and_clone_of_a_model(step):
     assert not {id(weight) for weight in clone.weights} & {id(weight) for weight in ours.weights}
 
 
+copies = pytest.mark.parametrize(
+    "copied",
+    [
+        pytest.param(copy.deepcopy, id="deepcopy"),
+        pytest.param(lambda model: pickle.loads(pickle.dumps(model)), id="pickle"),
+    ],
+)
+
+
+@copies
+def test_a_copy_keeps_its_plan_and_is_finalized_as_the_original(copied):
+    inputs, _ = task()
+    model = prepare()
+    again = copied(model)
+    assert mct.plan_of(again) == mct.plan_of(model)
+    assert np.array_equal(run(mct.finalize(again), inputs), run(mct.finalize(model), inputs))
+
+
+@pytest.mark.parametrize("step", ["prepared", "final"])
+@pytest.mark.parametrize("after_training", [False, True])
+@copies
+def test_copies_compute_the_same_and_share_nothing(step, after_training, copied):
+    inputs, targets = task()
+    model = prepare()
+    if after_training:
+        model.compile(keras.optimizers.Adam(1e-2), "mse", run_eagerly=BACKEND == "tensorflow")
+        model.train_on_batch(inputs, targets)
+    model = model if step == "prepared" else mct.finalize(model)
+    before = state(model)
+    again = copied(model)
+    assert np.array_equal(run(again, inputs), run(model, inputs))
+    assert not {id(weight) for weight in again.weights} & {id(weight) for weight in model.weights}
+    for variable in again.variables:
+        variable.assign(np.zeros(variable.shape, variable.dtype))
+    assert same(state(model), before)
+    assert not np.array_equal(run(again, inputs), run(model, inputs))
+
+
 @pytest.mark.parametrize("step", ["quantized", "prepared", "final"])
 def test_parts_of_a_model_can_be_looked_at(step):
     model, inputs = built("residual")
@@ -333,3 +446,59 @@ def test_a_batch_of_another_size_is_one_too():
     data = random(5, 4, seed=8)
     single = np.concatenate([run(prepared, data[i : i + 1]) for i in range(5)])
     np.testing.assert_allclose(single, run(prepared, data), rtol=1e-5, atol=1e-5)
+
+
+# What is deployed.
+
+
+@pytest.fixture(scope="module")
+def deployed(tmp_path_factory):
+    """A network, trained and finalized at 4 and at 8 bits, as ONNX, with what verification said."""
+    pytest.importorskip("onnxruntime")
+    folder, found = tmp_path_factory.mktemp("deployed"), {}
+    model, inputs = built("residual")
+    for bits in (4, 8):
+        config = mct.QuantizationConfig.from_bits(f"w{bits}a8", first_last_bits=None)
+        ready = mct.prepare_qat(model, inputs, config)
+        ready.compile(keras.optimizers.SGD(0.02), "mse", run_eagerly=BACKEND == "tensorflow")
+        ready.train_on_batch(inputs, np.ones((len(inputs), 3)))
+        final = mct.finalize(ready)
+        path = folder / f"{bits}.onnx"
+        found[bits] = ready, final, path, mct.export(final, path, verify=inputs, quiet=True)
+    return found
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_what_was_trained_is_what_the_file_computes(bits, deployed):
+    import onnxruntime
+
+    ready, final, path, report = deployed[bits]
+    assert report.parity.passed, str(report.parity)
+    different = {tensor.name: tensor.num_different for tensor in report.parity.tensors}
+    assert set(different) == {tensor.name for tensor in mct.plan_of(final).quantized()}
+    assert not any(different[tensor.name] for tensor in mct.plan_of(final).quantized() if tensor.is_weight)
+    session = onnxruntime.InferenceSession(path)
+    data = random(64, 8, 8, 3, seed=9)
+    (received,) = session.run(None, {session.get_inputs()[0].name: data})
+    expected = ops.convert_to_numpy(ready(data))
+    # From the model in training to the file: folding and the runtime may each move a value on a tie by a step.
+    assert np.linalg.norm(received - expected) < 0.02 * np.linalg.norm(expected)
+    for name in ("stem_conv", "depthwise", "head"):
+        trained, frozen = (model.get_layer(name).get_integer_weights()["kernel"] for model in (ready, final))
+        assert np.array_equal(trained, frozen)
+
+
+def test_weights_of_4_bits_take_half_the_bytes_of_those_of_8(tmp_path):
+    pytest.importorskip("onnx")
+    x = keras.Input((64,), name="x")
+    model = keras.Model(x, layers.Dense(256, name="second")(layers.Dense(256, activation="relu", name="first")(x)))
+    sizes = {}
+    for bits in (4, 8):
+        config = mct.QuantizationConfig.from_bits(f"w{bits}a8", first_last_bits=None)
+        final = mct.finalize(mct.prepare_qat(model, random(32, 64), config))
+        mct.export(final, tmp_path / f"{bits}.onnx", quiet=True)
+        sizes[bits] = (tmp_path / f"{bits}.onnx").stat().st_size
+    # Scales, biases and the graph, the same in both: the weights alone are 81,920 integers.
+    assert sizes[8] > 81_920
+    assert sizes[4] < 0.6 * sizes[8]
+    assert abs((sizes[8] - sizes[4]) - 81_920 / 2) < 1000

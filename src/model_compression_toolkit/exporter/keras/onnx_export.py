@@ -14,7 +14,9 @@ from mct_quantizers.common.quant_params import QuantParams
 from mct_quantizers.keras.activation_quantization_holder import KerasActivationQuantizationHolder
 from mct_quantizers.keras.quantize_wrapper import KerasQuantizationWrapper
 from model_compression_toolkit.core.common.quantization_plan import QuantizationPlan
-from model_compression_toolkit.core.keras.graph import Call, Graph, Value, graph_of, is_functional
+from model_compression_toolkit.core.keras.graph import Call, Graph, Value, by_name
+from model_compression_toolkit.core.keras.reading import graph_of, is_functional
+from model_compression_toolkit.core.keras.sublayers import sublayers
 from model_compression_toolkit.core.keras.surgery import names_of, plan_of
 from model_compression_toolkit.exporter.common.inspect import plan_metadata
 from model_compression_toolkit.exporter.keras.onnx_builder import OPSET, OnnxBuilder
@@ -31,12 +33,12 @@ class ActivationRecord:
 
     Attributes:
         name: `layer.output`, with a number for each further quantizer of the same tensor.
-        params: its grid.
+        params: its grid or table.
         axes: the order of the axes in the file; None where it is that of the model.
     """
 
     name: str
-    params: QuantParams
+    params: QuantParams | LookupTable
     axes: tuple[int, ...] | None
 
 
@@ -61,8 +63,9 @@ def export_onnx(model: keras.Model, plan: QuantizationPlan | None = None) -> onn
     """Export a frozen model to standard ONNX, opset 21, without custom operators. The batch size stays open.
 
     Weights become INT4, INT8 or INT16 (or unsigned) initializers with the codes of the NumPy reference, those on the
-    levels of a table indices into it; activations UINT8 or UINT16. Tensors of images keep the order of axes that they
-    have in Keras at the inputs and outputs of the model; in between ONNX has channels first.
+    levels of a table indices into it; activations UINT8 or UINT16, on a table indices that a search finds. Tensors of
+    images keep the order of axes that they have in Keras at the inputs and outputs of the model; in between ONNX has
+    channels first.
 
     Args:
         model: a functional or sequential model, whose weights and activations are quantized with inferable quantizers;
@@ -132,14 +135,17 @@ class _Translator:
         self.weights.has_narrow_grids = any(params.num_bits < 8 for params in found)
 
     def _translated(self, call: Call) -> str | list[str]:
-        operation, quantizers = call.operation, {}
+        operation, quantizers, arguments = call.operation, {}, call.kwargs
+        if isinstance(operation, keras.layers.Layer):
+            arguments = by_name(operation, call.args, call.kwargs)
         if isinstance(operation, KerasQuantizationWrapper):
             _check_names_weights(call)
+            arguments = {**operation.op_call_kwargs, **arguments}
             operation, quantizers = operation.layer, dict(operation.weights_quantizers)
-        translator = translator_of(call, operation)
+        translator = translator_of(call, operation, arguments)
         if isinstance(operation, keras.layers.Layer):
             _check_layer(call, operation)
-        site = Site(self.builder, call, operation, quantizers, self.names, self.weights, self.planned)
+        site = Site(self.builder, call, operation, quantizers, self.names, self.weights, self.planned, arguments)
         result = translator(site)
         absent = [key for key in quantizers if site.tensor_name(key) not in self.weights.records]
         if absent:
@@ -158,8 +164,7 @@ class _Translator:
             count, use = count + 1, f"{name}:{count + 1}"
         params = params_of(holder.activation_holder_quantizer, use)
         result = activation(self.builder, self.names[x], params, use)
-        if isinstance(params, QuantParams):
-            self.activations[call.name] = ActivationRecord(use, params, self.builder.view(result)[1])
+        self.activations[call.name] = ActivationRecord(use, params, self.builder.view(result)[1])
         return result
 
 
@@ -197,10 +202,10 @@ def _check_dtype(value: Value, name: str) -> None:
 
 def _check_names_weights(call: Call) -> None:
     wrapper: Any = call.operation
-    if wrapper.weight_values or wrapper.op_call_args or wrapper.op_call_kwargs:
+    if wrapper.weight_values or wrapper.op_call_args:
         raise ValueError(
-            f"{call.name} cannot be exported to ONNX: it wraps a function, or a layer with arguments of its own. "
-            "Supported: layers whose weights are named, called with their inputs only."
+            f"{call.name} cannot be exported to ONNX: it wraps a function, or a layer with `op_call_args`. "
+            "Supported: layers whose weights are named, with arguments by name."
         )
 
 
@@ -210,7 +215,8 @@ def _check_layer(call: Call, layer: keras.layers.Layer) -> None:
             f"The model must compute in float32 to be exported to ONNX. Received: {call.name} in {layer.compute_dtype}."
             " Make the model with the dtype policy 'float32'."
         )
-    if getattr(layer, "quantization_mode", None) or getattr(layer, "lora_enabled", False):
+    parts = [layer, *(inner for _, inner in sublayers(layer))]
+    if any(getattr(part, "quantization_mode", None) or getattr(part, "lora_enabled", False) for part in parts):
         raise ValueError(
             f"{call.name} cannot be exported to ONNX: Keras itself has quantized it, or given it LoRA weights. "
             "Start from the model before `quantize` or `enable_lora`."

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The functions of `keras.ops` in operators of ONNX, and the table of all that can be translated."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -16,43 +16,52 @@ from model_compression_toolkit.exporter.keras.onnx_activations import (
     leaky_relu,
     softmax,
 )
+from model_compression_toolkit.exporter.keras.onnx_attention import ATTENTION, ATTENTION_ARGUMENTS
 from model_compression_toolkit.exporter.keras.onnx_layers import LAYERS, concatenated
+from model_compression_toolkit.exporter.keras.onnx_recurrent import RECURRENT, RECURRENT_ARGUMENTS
 from model_compression_toolkit.exporter.keras.onnx_site import Site, Translator, as_array
+from model_compression_toolkit.exporter.keras.onnx_time_distributed import TIME_DISTRIBUTED
 
 __all__ = ["FUNCTIONS", "translator_of"]
 
 
-def translator_of(call: Call, operation: Any) -> Translator:
+def translator_of(call: Call, operation: Any, arguments: Mapping[str, Any]) -> Translator:
     """What translates a call.
 
     Args:
         call: the call.
         operation: its layer, without the wrapper that quantizes its weights, or its function.
+        arguments: what a layer takes besides its first input, by name; of a function its keyword arguments.
 
     Raises:
         ValueError: there is no translation of such a layer or function, or of this use of it.
     """
     kind = type(operation)
     is_layer = isinstance(operation, keras.layers.Layer)
-    found = LAYERS.get(kind)
+    found = _LAYERS.get(kind)
     if not is_layer and kind.__module__.partition(".")[0] == "keras":
         found = FUNCTIONS.get(kind.__name__)
     if found is None:
-        supported = sorted(cls.__name__ for cls in LAYERS) if is_layer else sorted(FUNCTIONS)
+        supported = sorted(cls.__name__ for cls in _LAYERS) if is_layer else sorted(FUNCTIONS)
         raise ValueError(
             f"{call.name}, of class {kind.__name__}, cannot be exported to ONNX. Supported "
             f"{'layers' if is_layer else 'functions of `keras.ops`'}: {', '.join(supported)}. "
             "Build the model of these; a layer of your own as a function of tensors that calls them."
         )
+    known = ("training", *_ARGUMENTS.get(kind, ()))
     surplus = sorted(
-        key for key, value in call.kwargs.items() if key != "training" and value is not None and value is not False
+        key for key, value in arguments.items() if key not in known and value is not None and value is not False
     )
     if surplus:
         raise ValueError(
-            f"{call.name}, of class {kind.__name__}, cannot be exported to ONNX with the keyword arguments {surplus}: "
-            "call it with its positional arguments only, without masks."
+            f"{call.name}, of class {kind.__name__}, cannot be exported to ONNX with the arguments {surplus}: "
+            "call it with its inputs only, without masks."
         )
     return found
+
+
+_LAYERS = {**LAYERS, **ATTENTION, **RECURRENT, **TIME_DISTRIBUTED}
+_ARGUMENTS = {**dict.fromkeys(ATTENTION, ATTENTION_ARGUMENTS), **dict.fromkeys(RECURRENT, RECURRENT_ARGUMENTS)}
 
 
 def _unary(op_type: str) -> Translator:

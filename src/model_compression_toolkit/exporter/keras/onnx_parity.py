@@ -20,6 +20,7 @@ from model_compression_toolkit.core.common.progress import track
 from model_compression_toolkit.core.keras.graph import Call, Graph, Value
 from model_compression_toolkit.exporter.common.output_comparison import OutputComparison
 from model_compression_toolkit.exporter.common.parity import Compared, ParityReport, TensorParity
+from model_compression_toolkit.exporter.common.sorted_table import sorted_table
 from model_compression_toolkit.exporter.keras.onnx_export import ActivationRecord, Translation, translate
 from model_compression_toolkit.exporter.keras.onnx_quantization import file_params
 from model_compression_toolkit.exporter.keras.onnx_runs import OnnxFile
@@ -109,12 +110,18 @@ class _Replay:
                 f"The file must be exported from `model`. Received: a file with {record.name} of shape {theirs.shape}, "
                 f"which the model has in shape {values.shape}"
             )
-        _add(self.tallies.setdefault(record.name, _Tally()), values, theirs, record.params)
-        scale = _aligned(record.params.scale.astype(np.float32), record.params.axis, theirs.ndim)
+        tally, params = self.tallies.setdefault(record.name, _Tally()), record.params
+        if isinstance(params, LookupTable):
+            _add(tally, *_index_differences(values, theirs, params))
+            arrays = sorted_table(params, theirs.ndim)
+            return keras.ops.convert_to_tensor(arrays.levels[theirs] * arrays.threshold)
+        _add(tally, *_integer_differences(values, theirs, params))
+        scale = _aligned(params.scale.astype(np.float32), params.axis, theirs.ndim)
         return keras.ops.convert_to_tensor(theirs.astype(np.float32) * scale)
 
 
-def _add(tally: _Tally, x: Array, centered: Array, params: QuantParams) -> None:
+def _integer_differences(x: Array, centered: Array, params: QuantParams) -> tuple[Array, Array]:
+    """How many integers, and how many steps beyond a tie, the file is away from the model at each element."""
     zero_point = _aligned(params.zero_point, params.axis, x.ndim)
     low, high = params.quant_min - zero_point, params.quant_max - zero_point
     position = x / _aligned(params.scale.astype(np.float32), params.axis, x.ndim)
@@ -122,8 +129,24 @@ def _add(tally: _Tally, x: Array, centered: Array, params: QuantParams) -> None:
     # NaN has no code in the file: as far away as can be.
     steps = np.nan_to_num(np.abs(np.clip(np.round(position), low, high) - centered), nan=farthest)
     distance = np.nan_to_num(np.abs(np.clip(position, low, high) - centered), nan=farthest) - 0.5
+    return steps, distance
+
+
+def _index_differences(x: Array, indices: Array, table: LookupTable) -> tuple[Array, Array]:
+    """The same of indices into the sorted table, in steps as wide as those of a grid of as many bits."""
+    arrays = sorted_table(table, x.ndim)
+    position = x / arrays.divisor
+    steps = np.abs(np.searchsorted(arrays.boundaries, position, side="right") - indices)
+    ends = np.concatenate([[-np.inf], arrays.boundaries, [np.inf]])
+    outside = np.maximum(ends[indices] - position, position - ends[indices + 1])
+    # NaN is as far away as can be.
+    distance = np.nan_to_num(outside * 2.0 ** (table.num_bits - table.signed), nan=2.0**table.num_bits)
+    return np.where(np.isnan(position), len(arrays.levels), steps), distance
+
+
+def _add(tally: _Tally, steps: Array, distance: Array) -> None:
     different = steps > 0
-    tally.num_elements += x.size
+    tally.num_elements += steps.size
     tally.num_different += int(different.sum())
     tally.max_steps = max(tally.max_steps, int(steps.max(initial=0)))
     tally.excess = max(tally.excess, float(distance[different].max(initial=0.0)))
@@ -166,7 +189,8 @@ def _tensors(translation: Translation, file: OnnxFile, replay: _Replay) -> Itera
                 num_different=tally.num_different,
                 max_steps=tally.max_steps,
                 near_tie_excess=tally.excess,
-                grid_differs=not file.has_activation_grid(activation.name, activation.params, activation.axes),
+                grid_differs=not file.has_activation_params(activation.name, activation.params, activation.axes),
+                compared=_compared(activation.params),
             )
 
 
@@ -191,8 +215,12 @@ def _weight_parity(record: WeightRecord, file: OnnxFile) -> TensorParity:
         num_different=int(np.count_nonzero(steps)),
         max_steps=int(steps.max(initial=0)),
         grid_differs=not (same_shape and file.has_weight_params(record.name, in_file, expected.ndim)),
-        compared=Compared.INDICES if isinstance(params, LookupTable) else Compared.INTEGERS,
+        compared=_compared(params),
     )
+
+
+def _compared(params: QuantParams | LookupTable) -> Compared:
+    return Compared.INDICES if isinstance(params, LookupTable) else Compared.INTEGERS
 
 
 def _packed_bytes(record: WeightRecord) -> int:

@@ -1,6 +1,9 @@
 # SPDX-FileCopyrightText: The quantizers-infrastructure authors
 # SPDX-License-Identifier: Apache-2.0
-"""Quantized tensors in standard operators: integers and DequantizeLinear, before computed ones QuantizeLinear."""
+"""Quantized tensors in standard operators: integers and DequantizeLinear, before computed ones QuantizeLinear.
+
+Those on the levels of a table are indices and Gather, before computed ones a search.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -16,6 +19,7 @@ from mct_quantizers.common.packing import pack_integers
 from mct_quantizers.common.quant_params import IntArray, QuantParams
 from model_compression_toolkit.exporter.common.sorted_table import sorted_table, table_indices
 from model_compression_toolkit.exporter.keras.onnx_builder import OnnxBuilder
+from model_compression_toolkit.exporter.keras.onnx_tables import looked_up, searched
 
 __all__ = ["CODES", "CodeType", "activation", "code_type", "file_params", "params_of", "shifted", "weight"]
 
@@ -124,13 +128,13 @@ def activation(builder: OnnxBuilder, x: str, params: QuantParams | LookupTable, 
     networks with int8 activations from opset 21 on. A range narrower than its type needs a Clip.
 
     Raises:
-        ValueError: a table, or a grid per channel whose range is narrower than its type.
+        ValueError: a table per channel, or such a grid whose range is narrower than its type.
     """
     if isinstance(params, LookupTable):
-        raise ValueError(
-            f"{name} is quantized to the levels of a table, which the ONNX export of Keras models has for weights only."
-            " Quantize activations to a grid: POWER_OF_TWO, SYMMETRIC or UNIFORM."
-        )
+        if params.axis is not None:
+            raise ValueError(f"{name} must have one threshold, because its levels are found while the file runs.")
+        table = params
+        return builder.moved(x, lambda source, _: searched(builder, source, table, name, name + CODES))
     low, high, zero_point = shifted(params)
     dtype = code_type(low, high, zero_point, least_bits=8)
     if (dtype.low, dtype.high) != (low, high):
@@ -160,11 +164,8 @@ def _table_weight(builder: OnnxBuilder, indices: Array, table: LookupTable, name
     dtype = next(dtype for dtype in _UNSIGNED if len(arrays.levels) <= dtype.high + 1)
     codes = _integers(builder, indices, dtype, name + CODES)
     # Gather takes no other integers.
-    cast = builder.add("Cast", [codes], f"{name}/indices", to=int(TensorProto.INT32))
-    levels = builder.constant(arrays.levels, f"{name}/levels")
-    gathered = builder.add("Gather", [levels, cast], f"{name}/gathered")
-    threshold = builder.constant(arrays.threshold, f"{name}/threshold")
-    return builder.add("Mul", [gathered, threshold], f"{name}/dequantized")
+    indices_32 = builder.add("Cast", [codes], f"{name}/indices", to=int(TensorProto.INT32))
+    return looked_up(builder, indices_32, arrays, name)
 
 
 def _integers(builder: OnnxBuilder, codes: Array, dtype: CodeType, name: str) -> str:

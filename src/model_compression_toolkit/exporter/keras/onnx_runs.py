@@ -15,12 +15,15 @@ from onnx import helper, numpy_helper
 from mct_quantizers.common.arithmetic import broadcast_shape
 from mct_quantizers.common.lookup_table import LookupTable
 from mct_quantizers.common.quant_params import QuantParams
-from model_compression_toolkit.exporter.common.sorted_table import sorted_table
 from model_compression_toolkit.exporter.keras.onnx_quantization import CODES, shifted
+from model_compression_toolkit.exporter.keras.onnx_tables import table_constants
 
 __all__ = ["OnnxFile", "Run"]
 
 Array = npt.NDArray[Any]
+
+_INDEX_MAKERS = ("Add", "Cast")
+"""The operators of which the last step of a search is one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +32,8 @@ class Run:
 
     Attributes:
         outputs: the model's outputs.
-        codes: integers of every computed quantized tensor less their zero points, int32, by name of the tensor.
+        codes: integers of every computed quantized tensor less their zero points, of one on a table its indices,
+            int32, by name of the tensor.
     """
 
     outputs: list[Array]
@@ -72,6 +76,9 @@ class OnnxFile:
             if node.op_type == "QuantizeLinear":
                 info = helper.make_tensor_value_info(node.output[0], types[node.input[2]], None)
                 model.graph.output.append(info)
+            elif node.op_type in _INDEX_MAKERS and node.output[0].endswith(CODES):
+                info = helper.make_tensor_value_info(node.output[0], onnx.TensorProto.INT32, None)
+                model.graph.output.append(info)
         self._plain = onnxruntime.InferenceSession(model.SerializeToString(), plain, providers=["CPUExecutionProvider"])
 
     @property
@@ -106,16 +113,21 @@ class OnnxFile:
     def has_weight_params(self, name: str, params: QuantParams | LookupTable, rank: int) -> bool:
         """Whether the file has a grid or table, in the layout of the file, for a weight with `rank` axes."""
         if isinstance(params, LookupTable):
-            arrays = sorted_table(params, rank)
-            expected = {"levels": arrays.levels, "threshold": arrays.threshold}
-            found = {key: self._constants.get(f"{name}/{key}") for key in expected}
-            return all(array is not None and np.array_equal(array, expected[key]) for key, array in found.items())
+            return self._has_table(name, table_constants(params, rank, is_searched=False))
         return self._has_grid(name, params, params.zero_point, params.axis)
 
-    def has_activation_grid(self, name: str, params: QuantParams, axes: tuple[int, ...] | None) -> bool:
-        """Whether the file has the grid of an activation, whose axes lie there in the order of which `axes` tells."""
+    def has_activation_params(self, name: str, params: QuantParams | LookupTable, axes: tuple[int, ...] | None) -> bool:
+        """Whether the file has the grid or table of an activation, whose axes lie there in the order `axes`."""
+        if isinstance(params, LookupTable):
+            return self._has_table(name, table_constants(params, 0, is_searched=True))
         axis = params.axis if params.axis is None or axes is None else axes[params.axis]
         return self._has_grid(name, params, shifted(params)[2], axis)
+
+    def _has_table(self, name: str, constants: dict[str, Array]) -> bool:
+        found = {key: self._constants.get(f"{name}/{key}") for key in constants}
+        return all(
+            array is not None and np.array_equal(array, constants[key], equal_nan=True) for key, array in found.items()
+        )
 
     def _has_grid(self, name: str, params: QuantParams, zero_point: Array, axis: int | None) -> bool:
         node = self._dequantizers.get(name)

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a translator gets: one call of a layer or function, the values it takes, and the graph it adds nodes to."""
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
@@ -70,6 +71,8 @@ class Site:
         names: what stands for each value in the graph so far.
         weights: the weights that were written so far.
         planned: names of tensors in the plan, by path of the layer and weight.
+        arguments: what the layer takes besides its first input, by name.
+        prefix: what the names of its weights begin with, where it is a layer inside the one that is called.
     """
 
     builder: OnnxBuilder
@@ -79,6 +82,8 @@ class Site:
     names: dict[Value, str]
     weights: Weights
     planned: Mapping[tuple[str, str], str]
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    prefix: str = ""
 
     @property
     def name(self) -> str:
@@ -139,13 +144,19 @@ class Site:
 
     def tensor_name(self, key: str) -> str:
         """Name of a weight: that of the plan, or `path.weight`."""
+        key = self.prefix + key
         return self.planned.get((self.call.path, key), f"{self.call.path}.{key}")
 
     def weight(self, key: str, layout: Layout = lambda array: array) -> str:
-        """What stands for a weight of the layer, quantized where it has a quantizer."""
+        """What stands for a weight of the layer, quantized where it has a quantizer.
+
+        Args:
+            key: name of the weight; of a layer inside the layer its path, such as "cell.kernel".
+            layout: brings it into the order of axes of the file.
+        """
         name = self.tensor_name(key)
         if name not in self.weights.written:
-            variable = getattr(self.operation, key)
+            variable: Any = functools.reduce(getattr, key.split("."), self.operation)
             values = as_array(variable)
             if key in self.quantizers:
                 params = params_of(self.quantizers[key], name)
