@@ -98,9 +98,7 @@ def test_import_is_fast():
     assert own < max(0.3, 3 * numpy)
 
 
-@pytest.mark.parametrize(
-    "name", ["regularization_loss", "pytorch_post_training_quantization", "reestimate_batch_norm_statistics"]
-)
+@pytest.mark.parametrize("name", ["regularization_loss", "pytorch_post_training_quantization"])
 def test_without_torch_a_pytorch_name_says_what_to_install(name):
     code = f"""
         {textwrap.dedent(BLOCK_TORCH).strip().replace(chr(10), chr(10) + " " * 8)}

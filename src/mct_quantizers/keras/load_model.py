@@ -10,7 +10,7 @@ from typing import Any
 
 import keras
 
-from mct_quantizers.keras.metadata import METADATA_FILE, MetadataLayer
+from mct_quantizers.keras.metadata import METADATA_FILE, keep_metadata
 from mct_quantizers.keras.quantizers.base import quantizer_classes
 
 __all__ = ["keras_load_quantized_model"]
@@ -57,9 +57,7 @@ def keras_load_quantized_model(
         # Damage shows in as many ways as a file has parts: archive, JSON, HDF5, the constructor of any layer.
         raise ValueError(f"The file {path} cannot be loaded: {type(error).__name__}: {error}") from error
     if metadata is not None:
-        if not isinstance(getattr(model, "metadata_layer", None), MetadataLayer):
-            model.metadata_layer = MetadataLayer(metadata)
-        model.metadata = metadata
+        keep_metadata(model, metadata)
     return model
 
 

@@ -2,17 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is asked of quantized models of any framework."""
 
-import importlib
 from collections.abc import Iterable
 from typing import Any
 
-from model_compression_toolkit.core.common.framework import wing_module, wing_of
+from model_compression_toolkit.core.common.framework import wing_module
 from model_compression_toolkit.core.common.quantization_plan import QuantizationPlan
-
-_STATISTICS_MODULES = {
-    "keras": "model_compression_toolkit.core.keras.batch_norm_statistics",
-    "pytorch": "model_compression_toolkit.core.pytorch.batch_norm",
-}
 
 
 def plan_of(model: Any) -> QuantizationPlan:
@@ -57,4 +51,5 @@ def reestimate_batch_norm_statistics(model: Any, batches: Iterable[Any]) -> None
         TypeError: no model.
         ValueError: `batches` is empty.
     """
-    importlib.import_module(_STATISTICS_MODULES[wing_of(model)]).reestimate_batch_norm_statistics(model, batches)
+    wing = wing_module(model, "model_compression_toolkit.core.{}.batch_norm_statistics")
+    wing.reestimate_batch_norm_statistics(model, batches)

@@ -439,13 +439,15 @@ def test_reestimated_statistics_are_the_plain_mean_over_the_batches():
     assert int(norm.num_batches_tracked) == 3
 
 
-def test_reestimation_restores_modes_and_momentum_when_the_model_fails():
+def test_reestimation_restores_modes_momentum_and_statistics_when_the_model_fails():
     ready, _, _ = prepared(momentum=0.25)
     modes = {name: module.training for name, module in ready.named_modules()}
+    before = statistics(ready)
     with pytest.raises(RuntimeError):
-        mct.reestimate_batch_norm_statistics(ready, [random(2, 3, 7, 6)])
+        mct.reestimate_batch_norm_statistics(ready, [random(2, 4, 7, 6), random(2, 3, 7, 6)])
     assert {name: module.training for name, module in ready.named_modules()} == modes
     assert ready.get_submodule("1").norm.momentum == 0.25
+    assert all(torch.equal(a, b) for a, b in zip(statistics(ready), before, strict=True))
 
 
 def test_reestimation_without_batches_is_refused_and_changes_nothing():

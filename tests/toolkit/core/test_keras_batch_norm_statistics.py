@@ -378,10 +378,10 @@ def test_what_is_no_model_is_refused():
 
 def test_arguments_are_those_of_the_other_wing():
     pytest.importorskip("torch")
-    from model_compression_toolkit.core.pytorch import batch_norm
+    from model_compression_toolkit.core.pytorch import batch_norm_statistics
 
     ours, other = (
         list(inspect.signature(function).parameters)
-        for function in (reestimate_batch_norm_statistics, batch_norm.reestimate_batch_norm_statistics)
+        for function in (reestimate_batch_norm_statistics, batch_norm_statistics.reestimate_batch_norm_statistics)
     )
     assert ours == other == list(inspect.signature(mct.reestimate_batch_norm_statistics).parameters)

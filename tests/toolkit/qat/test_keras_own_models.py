@@ -2,6 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Subclassed Keras models through the whole flow, as graphs and layer by layer."""
 
+import copy
+import pickle
+import tempfile
+
 import numpy as np
 import pytest
 
@@ -111,6 +115,26 @@ def test_a_second_preparation_and_a_second_finalize_are_refused_layer_by_layer()
     frozen = mct.finalize(prepared)
     with pytest.raises(ValueError, match="finalized already"):
         mct.finalize(frozen)
+
+
+def saved_and_loaded(model):
+    with tempfile.TemporaryDirectory() as folder:
+        model.save(f"{folder}/model.keras")
+        return keras.saving.load_model(f"{folder}/model.keras")
+
+
+@pytest.mark.parametrize(
+    "copied",
+    [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model)), saved_and_loaded],
+    ids=["deepcopy", "pickle", "load_model"],
+)
+def test_copies_keep_the_plan_and_share_nothing_layer_by_layer(copied):
+    model, inputs = own("with a token")
+    prepared = mct.prepare_qat(model, inputs)
+    again = copied(prepared)
+    assert mct.plan_of(again) == mct.plan_of(prepared)
+    assert not {id(weight) for weight in again.weights} & {id(weight) for weight in prepared.weights}
+    assert np.array_equal(run(mct.finalize(again), inputs), run(mct.finalize(prepared), inputs))
 
 
 def test_formats_that_need_a_graph_are_refused_with_the_reason(tmp_path):

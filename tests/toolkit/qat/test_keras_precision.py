@@ -185,3 +185,12 @@ def test_mixed_precision_inside_a_float32_model_is_kept_layer_by_layer(policy):
     assert found == ["float32", POLICIES[policy]]
     expected = float32(model(data))
     assert np.linalg.norm(float32(final(data)) - expected) < 0.05 * np.linalg.norm(expected)
+
+
+def test_a_model_keeps_its_policy_whatever_that_of_the_program_is():
+    with standing("mixed_float16"):
+        model = network()
+    prepared = mct.prepare_qat(model, random(32, 6))
+    assert prepared.dtype_policy.name == mct.finalize(prepared).dtype_policy.name == "mixed_float16"
+    prepared.compile("sgd", "mse")
+    assert isinstance(prepared.optimizer, keras.optimizers.LossScaleOptimizer)

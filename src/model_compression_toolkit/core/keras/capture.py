@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """How a Keras model is seen: as a graph of calls, on copies of its layers, or layer by layer."""
 
+import dataclasses
 import inspect
 import logging
 from collections.abc import Callable, Iterator
@@ -49,7 +50,7 @@ class Captured:
         """
         graph = self.graph
         if observed is not None:
-            graph = Graph(graph.name, graph.inputs, graph.input_names, observed, graph.calls)
+            graph = dataclasses.replace(graph, outputs=observed)
         return rebuild(graph, lambda call, args, kwargs: self.copies[call.path](*args, **kwargs))
 
     def observer(self, sites: list[TensorSite]) -> Callable[[Batch], list[Any]]:

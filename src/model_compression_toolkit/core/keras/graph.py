@@ -9,6 +9,8 @@ from typing import Any
 
 import keras
 
+from mct_quantizers.keras.metadata import ModelWithMetadata
+
 Operation = Any
 """A `keras.Operation`: a layer, or a function of `keras.ops`."""
 
@@ -68,6 +70,7 @@ class Graph:
         outputs: its outputs, in its structure.
         calls: all calls, in the order of execution.
         notes: what was taken as a whole, and why.
+        dtype_policy: that of the model; None for that of the program.
     """
 
     name: str
@@ -76,6 +79,7 @@ class Graph:
     outputs: Any
     calls: list[Call]
     notes: list[str] = field(default_factory=list)
+    dtype_policy: Any = None
 
     def call(self, name: str) -> Call:
         """The call with a name.
@@ -158,7 +162,11 @@ def rebuild(
         for value, tensor in zip(item.outputs, results, strict=True):
             put(value, tensor)
     inputs = keras.tree.pack_sequence_as(graph.inputs, new)
-    return keras.Model(inputs, filled(graph.outputs), name=graph.name)
+    model = ModelWithMetadata(inputs, filled(graph.outputs), name=graph.name)
+    if graph.dtype_policy is not None:
+        # By it `compile` decides whether losses are scaled.
+        model.dtype_policy = graph.dtype_policy
+    return model
 
 
 def forget_calls(operations: Iterable[Operation]) -> None:

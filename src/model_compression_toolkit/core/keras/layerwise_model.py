@@ -8,7 +8,7 @@ from typing import Any, Self
 import keras
 
 from mct_quantizers.keras.activation_quantization_holder import KerasActivationQuantizationHolder
-from mct_quantizers.keras.metadata import MetadataLayer
+from mct_quantizers.keras.metadata import MetadataLayer, get_metadata, keep_metadata
 from mct_quantizers.keras.quantizers.base import deserialized
 from model_compression_toolkit.core.keras.graph import by_name
 from model_compression_toolkit.core.keras.package import PACKAGE
@@ -128,14 +128,25 @@ class LayerwiseModel(keras.Model):
             model.pop(built, None)
         model["config"] = serialize(config_of(self.model))
         replaced = {path: serialize(layer) for path, layer in self.replaced.items()}
-        return {"name": self.name, "trainable": self.trainable, "model": model, "replaced": replaced}
+        return {
+            "name": self.name,
+            "trainable": self.trainable,
+            "model": model,
+            "replaced": replaced,
+            "metadata": get_metadata(self),
+        }
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Mapping[str, Any] | None = None) -> Self:
         """The model whose `get_config` was `config`, not built."""
         model = deserialized(config["model"], custom_objects)
         replaced = {path: deserialized(layer, custom_objects) for path, layer in config["replaced"].items()}
-        return cls(**{**config, "model": model, "replaced": replaced})
+        config = {**config, "model": model, "replaced": replaced}
+        metadata = config.pop("metadata", None)
+        layerwise = cls(**config)
+        if metadata:
+            keep_metadata(layerwise, metadata)
+        return layerwise
 
 
 def _described(inputs: Any) -> Any:

@@ -36,6 +36,7 @@ _INNER_LAYERS: dict[type[keras.layers.Layer], tuple[str, ...]] = {
     layers.Bidirectional: ("forward_layer", "backward_layer"),
     layers.TimeDistributed: ("layer",),
     layers.MultiHeadAttention: ("query_dense", "key_dense", "value_dense", "output_dense"),
+    layers.GroupQueryAttention: ("_query_dense", "_key_dense", "_value_dense", "_output_dense"),
 }
 _RECURRENT = (layers.LSTM, layers.GRU, layers.SimpleRNN)
 

@@ -36,7 +36,7 @@ def graph_of(model: keras.Model, opens_layers: bool = False) -> Graph:
     functional = _functional(model)
     inputs = keras.tree.map_structure(lambda tensor: Value(tuple(tensor.shape), tensor.dtype), functional.input)
     names = [str(tensor._keras_history.operation.name) for tensor in functional.inputs]
-    graph = Graph(model.name, inputs, names, None, [])
+    graph = Graph(model.name, inputs, names, None, [], dtype_policy=model.dtype_policy)
     graph.outputs = _Reader(graph, opens_layers).read(functional, inputs)
     return graph
 
@@ -57,7 +57,7 @@ def graph_of_code(model: keras.Model, inputs: Any, opens_layers: bool = True) ->
     # Of a dictionary Keras wants the names of its keys.
     names = ["_".join(str(key) for key in path) or "inputs" for path, _ in keras.tree.flatten_with_path(inputs)]
     names = [f"inputs_{name}" if name.isdigit() else name for name in names]
-    graph = Graph(model.name, inputs, names, None, [])
+    graph = Graph(model.name, inputs, names, None, [], dtype_policy=model.dtype_policy)
     graph.outputs = _Reader(graph, opens_layers).read(traced.function, flat, traced=traced)
     return graph
 

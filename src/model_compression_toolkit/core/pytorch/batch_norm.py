@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Batch norm: folded exactly into the layer before it, or trained along and folded at the end."""
 
-import itertools
-from collections.abc import Iterable
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,7 +12,6 @@ from torch.func import functional_call
 from mct_quantizers.common.quant_params import FloatArray
 from mct_quantizers.pytorch.attribute_forwarding import ForwardsAttributes
 from model_compression_toolkit.core.pytorch.data import to_float64
-from model_compression_toolkit.core.pytorch.modes import preserved_modes
 from model_compression_toolkit.core.pytorch.operators import weight_axis
 
 Layer = Any
@@ -70,38 +67,6 @@ def freeze_batch_norm_statistics(model: nn.Module) -> None:
         if isinstance(module, LiveBatchNorm):
             module.freeze_statistics = True
             module.norm.eval()
-
-
-@torch.no_grad()
-def reestimate_batch_norm_statistics(model: nn.Module, batches: Iterable[Any]) -> None:
-    """Replace the running statistics of every batch norm by the averages over `batches`.
-
-    Args:
-        model: a model in quantization-aware training; its mode is restored.
-        batches: inputs of the model: tensors, or tuples of arguments.
-
-    Raises:
-        ValueError: `batches` is empty.
-    """
-    stream = iter(batches)
-    first = next(stream, None)
-    if first is None:
-        raise ValueError("`batches` must hold at least one batch. Received: none")
-    norms = [module.norm for module in model.modules() if isinstance(module, LiveBatchNorm)]
-    momenta = [norm.momentum for norm in norms]
-    with preserved_modes(model):
-        model.eval()
-        for norm in norms:
-            norm.reset_running_stats()
-            # None: a cumulative average instead of an exponential one.
-            norm.momentum = None
-            norm.train()
-        try:
-            for batch in itertools.chain([first], stream):
-                model(*(batch if isinstance(batch, (tuple, list)) else (batch,)))
-        finally:
-            for norm, momentum in zip(norms, momenta, strict=True):
-                norm.momentum = momentum
 
 
 def can_fold(norm: Norm) -> bool:

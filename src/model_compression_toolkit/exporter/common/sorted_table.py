@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A lookup table as files hold it: each level once and in rising order, so that an index fits the width of the plan."""
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -44,6 +45,29 @@ def sorted_table(table: LookupTable, rank: int) -> SortedTable:
         threshold,
         threshold + np.float32(table.eps),
     )
+
+
+def table_constants(arrays: SortedTable) -> dict[str, Float32Array]:
+    """The constants with which a file looks indices up, by the end of their names."""
+    return {"levels": arrays.levels, "threshold": arrays.threshold}
+
+
+def search_constants(arrays: SortedTable) -> dict[str, Float32Array]:
+    """The constants with which a file finds indices, by the end of their names."""
+    steps = enumerate(_steps(arrays.boundaries))
+    return {"divisor": arrays.divisor, **{f"boundaries_{step}": boundaries for step, boundaries in steps}}
+
+
+def _steps(boundaries: Float32Array) -> Iterator[Float32Array]:
+    """For each step of the search the boundaries among which the index chooses; for the first one number."""
+    num_steps = max(len(boundaries).bit_length(), 1)
+    # No number reaches NaN: behind the last boundary nothing follows, not even for infinity.
+    padded = np.full(2**num_steps - 1, np.nan, np.float32)
+    padded[: len(boundaries)] = boundaries
+    for step in range(num_steps):
+        half = 2 ** (num_steps - step - 1)
+        chosen = padded[half - 1 :: 2 * half]
+        yield chosen if step else chosen.reshape(())
 
 
 def table_indices(values: FloatArray | Float32Array, table: LookupTable) -> IntArray:

@@ -15,8 +15,8 @@ from onnx import helper, numpy_helper
 from mct_quantizers.common.arithmetic import broadcast_shape
 from mct_quantizers.common.lookup_table import LookupTable
 from mct_quantizers.common.quant_params import QuantParams
+from model_compression_toolkit.exporter.common.sorted_table import search_constants, sorted_table, table_constants
 from model_compression_toolkit.exporter.keras.onnx_quantization import CODES, shifted
-from model_compression_toolkit.exporter.keras.onnx_tables import table_constants
 
 __all__ = ["OnnxFile", "Run"]
 
@@ -113,13 +113,14 @@ class OnnxFile:
     def has_weight_params(self, name: str, params: QuantParams | LookupTable, rank: int) -> bool:
         """Whether the file has a grid or table, in the layout of the file, for a weight with `rank` axes."""
         if isinstance(params, LookupTable):
-            return self._has_table(name, table_constants(params, rank, is_searched=False))
+            return self._has_table(name, table_constants(sorted_table(params, rank)))
         return self._has_grid(name, params, params.zero_point, params.axis)
 
     def has_activation_params(self, name: str, params: QuantParams | LookupTable, axes: tuple[int, ...] | None) -> bool:
         """Whether the file has the grid or table of an activation, whose axes lie there in the order `axes`."""
         if isinstance(params, LookupTable):
-            return self._has_table(name, table_constants(params, 0, is_searched=True))
+            arrays = sorted_table(params, 0)
+            return self._has_table(name, {**table_constants(arrays), **search_constants(arrays)})
         axis = params.axis if params.axis is None or axes is None else axes[params.axis]
         return self._has_grid(name, params, shifted(params)[2], axis)
 

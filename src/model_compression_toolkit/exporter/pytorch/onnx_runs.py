@@ -16,9 +16,8 @@ from mct_quantizers.common.arithmetic import broadcast_shape
 from mct_quantizers.common.lookup_table import LookupTable
 from model_compression_toolkit.core.common.quantization_plan import TensorPlan
 from model_compression_toolkit.core.pytorch.data import Batch
-from model_compression_toolkit.exporter.common.sorted_table import sorted_table
+from model_compression_toolkit.exporter.common.sorted_table import search_constants, sorted_table, table_constants
 from model_compression_toolkit.exporter.pytorch.graph_editing import CODES, VALUES
-from model_compression_toolkit.exporter.pytorch.onnx_tables import search_constants, table_constants
 
 Array = npt.NDArray[Any]
 

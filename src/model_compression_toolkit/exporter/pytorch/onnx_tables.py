@@ -12,21 +12,20 @@ DequantizeLinear would run in 1.20, but are looked up again in every run: a laye
 0.05 ms for one sample.
 """
 
-from collections.abc import Iterator
-
-import numpy as np
 import onnx_ir as ir
 
 from mct_quantizers.common.lookup_table import LookupTable
 from model_compression_toolkit.exporter.common.sorted_table import (
     Float32Array,
     SortedTable,
+    search_constants,
     sorted_table,
+    table_constants,
     table_indices,
 )
 from model_compression_toolkit.exporter.pytorch.graph_editing import CODES, add_initializer, insert_node
 
-__all__ = ["insert_table_search", "insert_table_weight", "search_constants", "table_constants"]
+__all__ = ["insert_table_search", "insert_table_weight"]
 
 _INDEX_TYPES = ir.DataType.UINT4, ir.DataType.UINT8, ir.DataType.UINT16
 _TO_INT32 = {"to": ir.DataType.INT32.value}
@@ -61,29 +60,6 @@ def insert_table_search(graph: ir.Graph, mark: ir.Node, x: ir.Value, table: Look
         index = insert_node(mark, "Add", [doubled, bit], f"{at}/index", ir.DataType.INT32)
     index.name = name + CODES
     return _look_up(graph, mark, index, arrays, name)
-
-
-def table_constants(arrays: SortedTable) -> dict[str, Float32Array]:
-    """The constants with which a file looks indices up, by the end of their names."""
-    return {"levels": arrays.levels, "threshold": arrays.threshold}
-
-
-def search_constants(arrays: SortedTable) -> dict[str, Float32Array]:
-    """The constants with which a file finds indices, by the end of their names."""
-    steps = enumerate(_steps(arrays.boundaries))
-    return {"divisor": arrays.divisor, **{f"boundaries_{step}": boundaries for step, boundaries in steps}}
-
-
-def _steps(boundaries: Float32Array) -> Iterator[Float32Array]:
-    """For each step of the search the boundaries among which the index chooses; for the first one number."""
-    num_steps = max(len(boundaries).bit_length(), 1)
-    # No number reaches NaN: behind the last boundary nothing follows, not even for infinity.
-    padded = np.full(2**num_steps - 1, np.nan, np.float32)
-    padded[: len(boundaries)] = boundaries
-    for step in range(num_steps):
-        half = 2 ** (num_steps - step - 1)
-        chosen = padded[half - 1 :: 2 * half]
-        yield chosen if step else chosen.reshape(())
 
 
 def _look_up(graph: ir.Graph, mark: ir.Node, indices: ir.Value, arrays: SortedTable, name: str) -> ir.Value:
