@@ -111,13 +111,13 @@ def settle(model: Any, images: Any, labels: Any) -> None:
         head.set_weights([weights.astype(np.float32), (-mean @ weights).astype(np.float32)])
 
 
-def exported(frozen: Any, images: Any, suffix: str) -> dict[str, Any]:
+def exported(frozen: Any, batches: list[Any], suffix: str) -> dict[str, Any]:
     import model_compression_toolkit as mct
 
     with tempfile.TemporaryDirectory() as folder:
         try:
             start = time.perf_counter()
-            report = mct.export(frozen, Path(folder, f"model{suffix}"), verify=images, quiet=True)
+            report = mct.export(frozen, Path(folder, f"model{suffix}"), verify=batches, quiet=True)
         except ValueError as error:
             return {"refused": str(error).splitlines()[0]}
     parity = report.parity
@@ -172,9 +172,10 @@ def measure(name: str, export: bool) -> dict[str, Any]:
         scores = keras.ops.convert_to_numpy(frozen(others, training=False))
         if scores.ndim == 2:
             result["right_class"] = float(np.mean(scores.argmax(axis=1) == classes))
-        result["onnx"] = exported(frozen, others, ".onnx")
+        batches = list(others.reshape(-1, SAMPLES, *others.shape[1:]))
+        result["onnx"] = exported(frozen, batches, ".onnx")
         if keras.config.backend() == "tensorflow":
-            result["litert"] = exported(frozen, others, ".tflite")
+            result["litert"] = exported(frozen, batches, ".tflite")
     result["peak_megabytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     result["versions"] = {"keras": keras.__version__, "mct": mct.__version__}
     return result

@@ -12,6 +12,7 @@ from model_compression_toolkit.core.common.operation_graph import (
     float_weight_site,
     output_site,
 )
+from model_compression_toolkit.core.common.quantization_config import QuantizationConfig
 
 SHAPE = (2, 4)
 FUSED = "fused into {}: stays in the accumulator"
@@ -38,14 +39,14 @@ class Net:
     def graph(self):
         return OperationGraph(self.operations)
 
-    def reasons(self, quantize_output=False):
-        graph = self.graph
-        sites = [graph.activation_site(item, quantize_output) for item in self.operations if item.shape is not None]
+    def reasons(self, **arguments):
+        graph, config = self.graph, QuantizationConfig(**arguments)
+        sites = [graph.activation_site(item, config) for item in self.operations if item.shape is not None]
         return {site.layer: site.reason for site in sites}
 
     def near_ends(self):
-        graph = self.graph
-        sites = [graph.activation_site(item, True) for item in self.operations if item.shape is not None]
+        graph, config = self.graph, QuantizationConfig(quantize_output=True)
+        sites = [graph.activation_site(item, config) for item in self.operations if item.shape is not None]
         return {site.layer for site in sites if site.first_or_last}
 
 
@@ -120,6 +121,19 @@ def test_an_addition_takes_in_its_last_product_only():
         "add": FUSED.format("relu"),
         "relu": "an output of the model (quantize_output=False)",
     }
+
+
+def test_both_operands_of_an_addition_are_quantized_where_it_does_not_fuse():
+    net = Net()
+    x = net.input()
+    first, second = net.add("first", Kind.WEIGHTED, x), net.add("second", Kind.WEIGHTED, x)
+    norm = net.add("norm", Kind.BATCH_NORM, second)
+    relu = net.add("relu", Kind.ACTIVATION, net.add("add", Kind.ADD, first, norm))
+    net.output(net.add("head", Kind.WEIGHTED, relu))
+    fused = {name for name, reason in net.reasons().items() if reason.startswith("fused")}
+    assert fused == {"second", "norm", "add"}
+    apart = {name for name, reason in net.reasons(fuse_additions=False).items() if reason.startswith("fused")}
+    assert apart == {"second", "add"}
 
 
 def test_an_addition_takes_in_no_other_addition():

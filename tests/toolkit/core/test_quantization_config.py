@@ -48,6 +48,7 @@ CONFIGS = st.builds(
     first_last_bits=st.sampled_from([None, 4, 8]),
     rules=st.lists(RULES, max_size=3).map(tuple),
     quantize_output=st.booleans(),
+    fuse_additions=st.booleans(),
     batch_norm=st.sampled_from(BatchNorm),
     capture=st.sampled_from(CaptureMode),
 )
@@ -159,6 +160,7 @@ BAD_CONFIGS = [
     ({"rules": Rule(name="a", quantize=False)}, TypeError, "`rules`.*Rule"),
     ({"rules": ["conv"]}, TypeError, "`rules`.*'conv'"),
     ({"filter": "conv"}, TypeError, "`filter`.*'conv'"),
+    ({"fuse_additions": 0}, TypeError, "`fuse_additions`.*fuse_additions=0"),
     ({"quantize_output": 1}, TypeError, "`quantize_output`.*quantize_output=1"),
     ({"batch_norm": "keep"}, ValueError, "`batch_norm`.*batch_norm='keep'"),
     ({"batch_norm": True}, ValueError, "`batch_norm`.*batch_norm=True"),

@@ -21,6 +21,7 @@ from mct_quantizers import (
     KerasQuantizationWrapper,
     keras_quantizers,
 )
+from model_compression_toolkit.core.common.quantization_config import QuantizationConfig
 from model_compression_toolkit.core.keras.surgery import plan_of
 from model_compression_toolkit.exporter.common.parity import ParityReport
 from model_compression_toolkit.exporter.keras.litert_export import export_litert
@@ -427,6 +428,28 @@ def test_a_network_agrees_tensor_by_tensor_and_in_its_classes(num_bits, tmp_path
     assert report.replayed_output_difference < 1e-5
     assert report.file_size == path.stat().st_size
     assert report.weight_bytes == sum((t.num_elements * t.num_bits + 7) // 8 for t in report.tensors[:6])
+
+
+def residual_network() -> keras.Model:
+    """Residual additions, batch norms, a functional relu and a pooling, all in float."""
+    inputs = x = keras.Input((8, 8, 3), name="image")
+    x = L.ReLU()(L.BatchNormalization()(L.Conv2D(8, 3, padding="same", use_bias=False)(x)))
+    for _ in range(2):
+        y = L.ReLU()(L.BatchNormalization()(L.Conv2D(8, 3, padding="same", use_bias=False)(x)))
+        y = L.BatchNormalization()(L.Conv2D(8, 3, padding="same", use_bias=False)(y))
+        x = keras.ops.relu(L.Add()([x, y]))
+    return keras.Model(inputs, L.Dense(5)(L.GlobalAveragePooling2D()(x)))
+
+
+def test_a_whole_network_is_integer_where_additions_and_outputs_have_grids(tmp_path):
+    model = residual_network()
+    config = QuantizationConfig(quantize_output=True, fuse_additions=False)
+    quantized = quantize(model, samples(model), config)
+    path, parts = exported(quantized, tmp_path)
+    assert_integer(parts, "CONV_2D", "ADD", "FULLY_CONNECTED")
+    assert compare_litert(quantized, path, [samples(model)]).passed
+    fused = quantize(model, samples(model), QuantizationConfig(quantize_output=True))
+    assert ("ADD", {FLOAT32}) in operators(exported(fused, tmp_path)[1])
 
 
 def test_a_layer_without_quantized_output_computes_in_float_from_integers(tmp_path):

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 
 from mct_quantizers.common.quant_info import QuantizationTarget
+from model_compression_toolkit.core.common.quantization_config import QuantizationConfig
 from model_compression_toolkit.core.common.quantization_plan import TensorSite
 
 
@@ -80,18 +81,18 @@ class OperationGraph:
         self.fused = self._fused_into()
         self.end_layers, self._feeding_ends = self._first_and_last()
 
-    def activation_site(self, operation: Operation, quantize_output: bool) -> TensorSite:
+    def activation_site(self, operation: Operation, config: QuantizationConfig) -> TensorSite:
         """The result of an operation that has a shape."""
-        reason = ""
-        if operation in self.fused:
-            reason = f"fused into {self.fused[operation].layer}: stays in the accumulator"
+        reason, taker = "", self.fused.get(operation)
+        if taker is not None and (config.fuse_additions or taker.kind is not Kind.ADD):
+            reason = f"fused into {taker.layer}: stays in the accumulator"
         elif operation.kind is Kind.PRESERVING:
             reason = "keeps the grid of its input"
         elif operation.is_lookup:
             reason = "its rows come from the weight"
         elif not operation.users:
             reason = "its value is not used"
-        elif all(user.is_output for user in operation.users) and not quantize_output:
+        elif all(user.is_output for user in operation.users) and not config.quantize_output:
             reason = "an output of the model (quantize_output=False)"
         return output_site(operation, reason, operation in self._feeding_ends)
 

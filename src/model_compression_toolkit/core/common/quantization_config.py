@@ -175,6 +175,8 @@ class QuantizationConfig:
         filter: called with the name of each layer or operation and the name of its type; False leaves it in float.
             A function cannot be written to JSON.
         quantize_output: whether the model's outputs are quantized too (at `first_last_bits`).
+        fuse_additions: whether one operand of an addition stays in the accumulator where it is a product, as the
+            hardware that fuses both needs it; False gives both a grid, as LiteRT needs it to add integers.
         batch_norm: what happens to batch norms in training; after-training quantization always folds them.
         capture: how the model is seen.
 
@@ -189,6 +191,7 @@ class QuantizationConfig:
     rules: tuple[Rule, ...] = ()
     filter: Any = None
     quantize_output: bool = False
+    fuse_additions: bool = True
     batch_norm: BatchNorm = BatchNorm.AUTO
     capture: CaptureMode = CaptureMode.AUTO
 
@@ -202,7 +205,8 @@ class QuantizationConfig:
             checked_num_bits(self.first_last_bits, "first_last_bits")
         if self.filter is not None and not callable(self.filter):
             raise TypeError(f"`filter` must be a function of a layer's name and type. Received: {self.filter!r}")
-        checked_bool("quantize_output", self.quantize_output)
+        for name in ("quantize_output", "fuse_additions"):
+            checked_bool(name, getattr(self, name))
         if not isinstance(self.rules, (tuple, list)):
             raise TypeError(f"`rules` must be a list of Rule objects. Received: rules={self.rules!r}")
         object.__setattr__(self, "rules", tuple(self.rules))

@@ -59,7 +59,7 @@ def capture_and_plan(
         layers = captured.graph.layers()
         live = {n for n, layer in pairs.items() if train and stays_live(config, has_scale_per_output(layers[layer]))}
         _treat_batch_norms(captured, pairs, live, train)
-        sites = list(GraphSites(captured.graph, _shapes(captured, sample)).sites(config.quantize_output))
+        sites = list(GraphSites(captured.graph, _shapes(captured, sample)).sites(config))
     else:
         sites = list(module_sites(captured, sample))
     plan = build_plan(sites, config, captured.mode, captured.notes)

@@ -9,6 +9,7 @@ import keras
 
 from mct_quantizers.common.quant_info import QuantizationTarget
 from model_compression_toolkit.core.common.operation_graph import Kind, Operation, OperationGraph, float_weight_site
+from model_compression_toolkit.core.common.quantization_config import QuantizationConfig
 from model_compression_toolkit.core.common.quantization_plan import TensorSite
 from model_compression_toolkit.core.keras.graph import Call, Graph, Value
 from model_compression_toolkit.core.keras.operators import (
@@ -43,7 +44,7 @@ class GraphSites:
         self._steps.append((None, Operation("output", Kind.OTHER, "output", sources, is_output=True)))
         self._graph = OperationGraph(operation for _, operation in self._steps)
 
-    def sites(self, quantize_output: bool) -> Iterator[TensorSite]:
+    def sites(self, config: QuantizationConfig) -> Iterator[TensorSite]:
         """Every weight and every floating-point tensor, in the order of execution."""
         seen: set[str] = set()
         for call, operation in self._steps:
@@ -51,7 +52,7 @@ class GraphSites:
                 seen.add(call.path)
                 yield from weight_sites(call.path, call.operation, operation in self._graph.end_layers)
             if operation.shape is not None:
-                yield self._graph.activation_site(operation, quantize_output)
+                yield self._graph.activation_site(operation, config)
 
     def _add_call(self, call: Call) -> None:
         kind = kind_of(call)

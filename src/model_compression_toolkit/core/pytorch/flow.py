@@ -61,7 +61,7 @@ def capture_and_plan(
     if train:
         make_batch_norms_freezable(captured.model)
     if captured.mode is CaptureMode.GRAPH:
-        sites = list(GraphSites(captured, sample).sites(config.quantize_output))
+        sites = list(GraphSites(captured, sample).sites(config))
     else:
         sites = list(module_sites(captured, sample))
     plan = build_plan(sites, config, captured.mode, captured.notes)

@@ -17,6 +17,7 @@ from model_compression_toolkit.core.common.operation_graph import (
     float_weight_site,
     output_site,
 )
+from model_compression_toolkit.core.common.quantization_config import QuantizationConfig
 from model_compression_toolkit.core.common.quantization_plan import TensorSite
 from model_compression_toolkit.core.pytorch.batch_norm import LiveBatchNorm, can_fold
 from model_compression_toolkit.core.pytorch.capture import Captured
@@ -74,7 +75,7 @@ class GraphSites:
                 pairs[str(node.target)] = str(source.target)
         return pairs
 
-    def sites(self, quantize_output: bool) -> Iterator[TensorSite]:
+    def sites(self, config: QuantizationConfig) -> Iterator[TensorSite]:
         """Every weight and every floating-point tensor, in the order of execution."""
         seen: set[Any] = set()
         for node, operation in self.operations.items():
@@ -92,7 +93,7 @@ class GraphSites:
                 yield output_site(operation, "a parameter used by a functional operation stays in float")
                 continue
             if node.op != "output" and node in self.shapes:
-                yield self.graph.activation_site(operation, quantize_output)
+                yield self.graph.activation_site(operation, config)
 
     def _shares_parameters(self, *layers: str) -> bool:
         """Whether another layer or operation uses a parameter or buffer of one of the layers too."""
