@@ -86,6 +86,48 @@ def test_weights_of_layers_are_on_the_grids_of_the_plan():
             assert tensor.params.quant_min <= np.round(codes).min() <= np.round(codes).max() <= tensor.params.quant_max
 
 
+def test_training_goes_on_from_a_file_as_if_it_had_not_stopped_layer_by_layer(tmp_path):
+    model, inputs = own("with a token")
+    target = random(16, 3, seed=5)
+    prepared = mct.prepare_qat(model, inputs)
+    prepared.compile(keras.optimizers.Adam(1e-2), "mse")
+
+    def trained(network):
+        return network.fit(inputs, target, epochs=2, batch_size=8, shuffle=False, verbose=0).history["loss"]
+
+    trained(prepared)
+    prepared.save(tmp_path / "training.keras")
+    expected = trained(prepared)
+    assert trained(mct.keras_load_quantized_model(tmp_path / "training.keras")) == expected
+
+
+@keras.saving.register_keras_serializable("own_models")
+class DependsOnValues(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.positive, self.negative = layers.Dense(3), layers.Dense(3)
+
+    def build(self, input_shape):
+        """Which layer a call reaches depends on its values."""
+
+    def call(self, inputs):
+        return self.positive(inputs) if float(keras.ops.sum(inputs)) > 0 else self.negative(inputs)
+
+
+def test_values_may_decide_what_is_computed():
+    keras.utils.set_random_seed(0)
+    model, data = DependsOnValues(), np.abs(random(16, 4))
+    for inputs in (data, -data):
+        model(inputs)
+    quantized = mct.quantize(model, [data, -data])
+    assert [tensor.name for tensor in mct.plan_of(quantized).quantized()] == ["positive.input", "positive.kernel"]
+    reasons = {tensor.name: tensor.reason for tensor in mct.plan_of(quantized).skipped()}
+    assert reasons["negative.kernel"] == "the layer was not reached by the data"
+    for inputs in (data, -data):
+        outputs = run(model, inputs)
+        assert np.abs(run(quantized, inputs) - outputs).max() < 0.05 * np.abs(outputs).max()
+
+
 def test_attributes_of_replaced_layers_are_those_of_the_layers():
     model, inputs = own("with a token")
     quantized = mct.quantize(model, inputs)

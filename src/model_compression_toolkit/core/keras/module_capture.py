@@ -46,7 +46,9 @@ class CapturedModules:
         def observe(batch: Batch) -> list[Any]:
             with _recorded_inputs(watched) as inputs:
                 self.run(self.model, batch)
-            return [np.concatenate([np.ravel(values) for values in inputs[site.layer]]) for site in sites]
+            # A batch may not reach a layer.
+            values = ([np.ravel(item) for item in inputs.get(site.layer, [])] for site in sites)
+            return [np.concatenate(calls) if calls else np.empty(0) for calls in values]
 
         return observe
 
@@ -106,7 +108,7 @@ def copy_all_weights(source: keras.Model, target: keras.Model, but: tuple[str, .
 
     Args:
         source: the model.
-        target: the copy, built.
+        target: the copy, built as far as a run reaches its layers.
         but: the places of layers that keep their weights, with what is inside.
     """
     layers = dict(sublayers(target))
@@ -114,6 +116,9 @@ def copy_all_weights(source: keras.Model, target: keras.Model, but: tuple[str, .
         if any(path == kept or path.startswith(f"{kept}/") for kept in but):
             continue
         other = layers[path] if path else target
+        if layer.built and not other.built:
+            # The run that built the copy did not reach it.
+            other.build_from_config(layer.get_build_config())
         for weight, copy in zip(own_weights(layer), own_weights(other), strict=True):
             # Not the variable itself: on JAX both would share a buffer, which a training step gives away.
             copy.assign(keras.ops.convert_to_numpy(weight))

@@ -42,7 +42,8 @@ def calibrate(
         observe = captured.observer([tensor.site for tensor in observed])
         for batch in track(batches, "Calibrating activations", total):
             for tensor, values in zip(observed, observe(batch), strict=True):
-                _observe(tensor.name, statistics[tensor.name], values)
+                if values.size:
+                    _observe(tensor.name, statistics[tensor.name], values)
     params: dict[str, QuantParams] = {}
     for tensor in track(plan.quantized(), "Searching ranges"):
         if tensor.is_weight:
