@@ -11,13 +11,12 @@ pytest.importorskip("keras.layers")
 
 import keras
 from keras import layers, ops
-from keras_models import ZOO, built, random, run, worn
+from keras_models import ZOO, built, random
 
-from mct_quantizers import QuantizationMethod, QuantizationTarget
 from mct_quantizers.keras.activation_quantization_holder import KerasActivationQuantizationHolder
 from mct_quantizers.keras.quantize_wrapper import KerasQuantizationWrapper
 from model_compression_toolkit.core.common.operation_graph import Kind
-from model_compression_toolkit.core.common.quantization_config import QuantizationConfig, Rule, TensorConfig
+from model_compression_toolkit.core.common.quantization_config import QuantizationConfig, Rule
 from model_compression_toolkit.core.keras.operators import kind_of
 from model_compression_toolkit.core.keras.reading import graph_of
 from model_compression_toolkit.core.keras.surgery import names_of, plan_of
@@ -346,101 +345,3 @@ def test_every_function_that_only_moves_values_does_so():
         assert {kind_of(call) for call in graph.calls} == {Kind.PRESERVING}, name
         received = ops.convert_to_numpy(function(ops.convert_to_tensor(data)))
         assert set(received.ravel()) <= set(data.ravel()), name
-
-
-# Per channel, the right axis everywhere.
-AXES = {
-    "dense": (lambda: layers.Dense(6), (8, 4), {"kernel": 1}),
-    "conv1d": (lambda: layers.Conv1D(6, 3), (8, 7, 4), {"kernel": 2}),
-    "conv2d": (lambda: layers.Conv2D(6, 3), (8, 5, 5, 4), {"kernel": 3}),
-    "conv3d": (lambda: layers.Conv3D(6, 2), (4, 4, 4, 4, 4), {"kernel": 4}),
-    "depthwise1d": (lambda: layers.DepthwiseConv1D(3), (8, 7, 4), {"kernel": 1}),
-    "depthwise2d": (lambda: layers.DepthwiseConv2D(3, depth_multiplier=2), (8, 5, 5, 4), {"kernel": 2}),
-    "separable2d": (
-        lambda: layers.SeparableConv2D(6, 3), (8, 5, 5, 4), {"depthwise_kernel": 2, "pointwise_kernel": 3},
-    ),
-    "transposed1d": (lambda: layers.Conv1DTranspose(6, 3), (8, 7, 4), {"kernel": 1}),
-    "transposed2d": (lambda: layers.Conv2DTranspose(6, 3), (8, 5, 5, 4), {"kernel": 2}),
-    "transposed3d": (lambda: layers.Conv3DTranspose(6, 2), (4, 3, 3, 3, 4), {"kernel": 3}),
-    "embedding": (lambda: layers.Embedding(10, 6), None, {"embeddings": 0}),
-    "einsum": (lambda: layers.EinsumDense("abc,cd->abd", output_shape=(None, 6)), (8, 3, 4), {"kernel": 1}),
-    "einsum of heads": (
-        lambda: layers.EinsumDense("abc,cde->abde", output_shape=(None, 2, 3)), (8, 3, 4), {"kernel": 2},
-    ),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("num_bits", [4, 8])
-@pytest.mark.parametrize("kind", AXES)
-def test_weights_are_quantized_per_channel_as_a_loop_over_slices_does(kind, num_bits):
-    make, shape, axes = AXES[kind]
-    is_lookup = shape is None
-    data = np.random.default_rng(0).integers(0, 10, (8, 3)).astype(np.int32) if is_lookup else random(*shape)
-    x = keras.Input(data.shape[1:], dtype="int32" if is_lookup else "float32", name="x")
-    layer = make()
-    model = worn(keras.Model(x, layer(x)))
-    for name, axis in axes.items():
-        weight = getattr(layer, name)
-        spread = np.logspace(-2, 2, weight.shape[axis]).reshape([-1 if i == axis else 1 for i in range(weight.ndim)])
-        weight.assign(ops.convert_to_numpy(weight) * spread)
-    weights = TensorConfig(num_bits, granularity="per_channel", range_search="min_max")
-    ours = quantize(model, data, QuantizationConfig(weights=weights, first_last_bits=None))
-    (wrapper,) = [layer for layer in ours.layers if isinstance(layer, KerasQuantizationWrapper)]
-    received = wrapper.get_quantized_weights()
-    assert set(received) == set(axes)
-    quant_max = 2 ** (num_bits - 1) - 1
-    for name, axis in axes.items():
-        weight = ops.convert_to_numpy(getattr(layer, name))
-        for index in range(weight.shape[axis]):
-            part = np.take(weight, index, axis=axis)
-            scale = np.float32(max(float(part.max()) / quant_max, -float(part.min()) / (quant_max + 1)))
-            expected = np.clip(np.round(part / scale), -quant_max - 1, quant_max) * scale
-            assert np.array_equal(
-                np.take(ops.convert_to_numpy(received[name]), index, axis=axis), expected.astype(np.float32)
-            )
-
-
-def test_per_tensor_grids_have_one_scale_and_no_axis():
-    found = plan("residual", weights=TensorConfig(method=QuantizationMethod.UNIFORM, granularity="per_tensor"))
-    for tensor in found.quantized(QuantizationTarget.Weights):
-        assert tensor.params.scale.size == 1
-        assert tensor.params.axis is None
-
-
-def test_integers_of_a_weight_are_one_call_away():
-    wrapper = quantized("sequential").get_layer("head")
-    quantizer = wrapper.weights_quantizers["kernel"]
-    codes = quantizer.quantize(wrapper.layer.kernel)
-    values = ops.convert_to_numpy(codes)
-    assert values.dtype == np.int32
-    assert (values.min(), values.max()) >= (-128, -128)
-    assert values.max() <= 127
-    assert np.array_equal(
-        ops.convert_to_numpy(quantizer.dequantize(codes)),
-        ops.convert_to_numpy(wrapper.get_quantized_weights()["kernel"]),
-    )
-
-
-def test_biases_and_other_vectors_stay_in_float():
-    for name in EXPECTED:
-        found = plan_of(quantized(name))
-        assert not {tensor.site.tensor for tensor in found.tensors} & {"bias", "gamma", "beta"}
-        for tensor in found.quantized(QuantizationTarget.Weights):
-            assert len(tensor.site.shape) > 1
-
-
-@pytest.mark.parametrize("kind", ["lora", "keras"])
-def test_weights_that_are_no_plain_variables_stay_in_float_with_a_reason(kind):
-    x = keras.Input((4,), name="x")
-    first = layers.Dense(6, name="first")
-    model = worn(keras.Model(x, layers.Dense(2, name="second")(first(x))))
-    if kind == "lora":
-        first.enable_lora(2)
-    else:
-        first.quantize("int8")
-    data = random(32, 4)
-    ours = quantize(model, data)
-    tensor = plan_of(ours)["first.kernel"]
-    assert tensor.config is None
-    assert {"lora": "LoRA", "keras": "int8"}[kind] in tensor.reason
-    assert np.linalg.norm(run(ours, data) - run(model, data)) < 0.03 * np.linalg.norm(run(model, data))

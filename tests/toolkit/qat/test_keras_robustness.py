@@ -14,7 +14,6 @@ from keras import layers, ops
 from keras_models import built, fingerprint, fresh, images, random, run, worn
 
 import model_compression_toolkit as mct
-from mct_quantizers.keras.quantize_wrapper import KerasQuantizationWrapper
 from model_compression_toolkit.core.keras.surgery import names_of, quantizer_in
 
 pytestmark = pytest.mark.keras
@@ -240,59 +239,3 @@ def test_functions_and_layers_of_the_users_own_pass_and_are_listed():
     assert not np.array_equal(ops.convert_to_numpy(ready.get_layer("gate").factor), before)
     final = mct.finalize(ready)
     assert np.array_equal(run(final, data), run(ready, data))
-
-
-# Per channel everywhere.
-
-# Constructor, shape of a batch, axes of the weights.
-AXES = {
-    "dense": (lambda: layers.Dense(5), (8, 4), {"kernel": 1}),
-    "dense over time": (lambda: layers.Dense(5), (8, 3, 4), {"kernel": 1}),
-    "conv1d": (lambda: layers.Conv1D(5, 3), (8, 7, 4), {"kernel": 2}),
-    "conv2d": (lambda: layers.Conv2D(5, 3), (8, 5, 5, 4), {"kernel": 3}),
-    "grouped": (lambda: layers.Conv2D(6, 3, groups=2), (8, 5, 5, 4), {"kernel": 3}),
-    "channels first": (lambda: layers.Conv2D(5, 3, data_format="channels_first"), (8, 4, 5, 5), {"kernel": 3}),
-    "conv3d": (lambda: layers.Conv3D(5, 2), (4, 3, 3, 3, 4), {"kernel": 4}),
-    "transposed1d": (lambda: layers.Conv1DTranspose(5, 3), (8, 7, 4), {"kernel": 1}),
-    "transposed2d": (lambda: layers.Conv2DTranspose(5, 3), (8, 5, 5, 4), {"kernel": 2}),
-    "transposed3d": (lambda: layers.Conv3DTranspose(5, 2), (4, 3, 3, 3, 4), {"kernel": 3}),
-    "depthwise1d": (lambda: layers.DepthwiseConv1D(3, depth_multiplier=2), (8, 7, 4), {"kernel": 1}),
-    "depthwise2d": (lambda: layers.DepthwiseConv2D(3), (8, 5, 5, 4), {"kernel": 2}),
-    "separable1d": (
-        lambda: layers.SeparableConv1D(5, 3), (8, 7, 4), {"depthwise_kernel": 1, "pointwise_kernel": 2},
-    ),
-    "separable2d": (
-        lambda: layers.SeparableConv2D(5, 3), (8, 5, 5, 4), {"depthwise_kernel": 2, "pointwise_kernel": 3},
-    ),
-    "einsum": (lambda: layers.EinsumDense("abc,cde->abde", output_shape=(None, 2, 3)), (8, 3, 4), {"kernel": 2}),
-    "embedding": (lambda: layers.Embedding(10, 5), None, {"embeddings": 0}),
-}  # fmt: skip
-# TensorFlow computes these on accelerators only.
-RUNS = [kind for kind in AXES if BACKEND != "tensorflow" or kind not in ("grouped", "channels first")]
-
-
-@pytest.mark.parametrize("kind", RUNS)
-def test_trained_and_frozen_weights_are_those_of_a_loop_over_slices(kind):
-    make, shape, axes = AXES[kind]
-    is_lookup = shape is None
-    data = np.random.default_rng(0).integers(0, 10, (8, 3)).astype(np.int32) if is_lookup else random(*shape)
-    x = keras.Input(data.shape[1:], dtype="int32" if is_lookup else "float32", name="x")
-    layer = make()
-    model = worn(keras.Model(x, layer(x)))
-    for name, axis in axes.items():
-        weight = getattr(layer, name)
-        spread = np.logspace(-2, 2, weight.shape[axis]).reshape([-1 if i == axis else 1 for i in range(weight.ndim)])
-        weight.assign(ops.convert_to_numpy(weight) * spread)
-    weights = mct.TensorConfig(4, granularity="per_channel", range_search="min_max")
-    ready = mct.prepare_qat(model, data, mct.QuantizationConfig(weights=weights, first_last_bits=None), STE)
-    for quantized in (ready, mct.finalize(ready)):
-        (wrapper,) = [each for each in quantized.layers if isinstance(each, KerasQuantizationWrapper)]
-        received = wrapper.get_quantized_weights()
-        assert set(received) == set(axes)
-        for name, axis in axes.items():
-            weight = ops.convert_to_numpy(getattr(layer, name))
-            for index in range(weight.shape[axis]):
-                part = np.take(weight, index, axis=axis)
-                scale = np.float32(max(float(part.max()) / 7, -float(part.min()) / 8))
-                expected = (np.clip(np.round(part / scale), -8, 7) * scale).astype(np.float32)
-                assert np.array_equal(np.take(ops.convert_to_numpy(received[name]), index, axis=axis), expected)
