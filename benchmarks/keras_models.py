@@ -153,7 +153,7 @@ def measure(name: str, export: bool) -> dict[str, Any]:
 
     prepared = timed("prepare", lambda: mct.prepare_qat(model, images, mct.QuantizationConfig.from_bits("w8a8")))
     targets = keras.ops.convert_to_numpy(model(images, training=False))
-    prepared.compile(keras.optimizers.SGD(1e-6), "mse", jit_compile=keras.config.backend() == "jax")
+    prepared.compile(keras.optimizers.Adam(1e-5), "mse", jit_compile=keras.config.backend() == "jax")
     losses = [float(timed("first_step", lambda: prepared.train_on_batch(images, targets)))]
     losses.append(float(timed("step", lambda: prepared.train_on_batch(images, targets))))
     frozen = timed("finalize", lambda: mct.finalize(prepared))
