@@ -26,6 +26,9 @@ ONLY_PYTORCH_FILES = {
     "onnxruntime_validations.py",
     "model_description.py",  # what a file says of a model; Keras models describe themselves
     "model_rebuild.py",
+    "native/__init__.py",  # kernels for eager tensors on the CPU; Keras's backends have compilers of their own
+    "native/library.py",
+    "native/fake_quantize.py",
     "regularization.py",  # Keras adds what layers add to the loss by itself
 }
 ONLY_KERAS_FILES = {
@@ -80,6 +83,8 @@ ONLY_KERAS = {
     "deserialized",  # what Keras wrote
     "quantizer_classes",
     "MetadataLayer",
+    "ModelWithMetadata",
+    "keep_metadata",
     "METADATA_FILE",
     # what Keras asks of every layer and every object that it saves
     "build",

@@ -292,8 +292,11 @@ def check_compiled(backend):
 
 @compiles
 def test_compiled_kernel_equals_eager():
-    for eager, compiled in zip(*check_compiled("aot_eager"), strict=True):
-        assert torch.equal(eager, compiled)
+    eager, compiled = check_compiled("aot_eager")
+    assert torch.equal(eager[0], compiled[0])
+    assert torch.equal(eager[1], compiled[1])
+    # 64 float32 terms below 50, which native code sums in another order.
+    torch.testing.assert_close(eager[2], compiled[2], rtol=0, atol=64 * 50 * 2.0**-24)
 
 
 @pytest.mark.slow

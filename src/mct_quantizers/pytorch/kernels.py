@@ -13,6 +13,8 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from mct_quantizers.pytorch.native.fake_quantize import NativeCall
+
 
 def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor | None, quant_min: int, quant_max: int) -> Tensor:
     """`mct_quantizers.common.arithmetic.fake_quantize_tensor` in place on one fresh tensor, without a gradient.
@@ -27,8 +29,11 @@ def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor | None, quant_min
     Returns:
         Tensor of the shape and dtype of `x` that needs no gradient.
     """
-    x = x.detach()
-    q = torch.div(x.float() if x.dtype.itemsize < 4 else x, scale.detach()).round_()
+    wide = _wide(x.detach())
+    native = NativeCall.of(wide, scale, zero_point)
+    if native is not None:
+        return native.forward(wide, quant_min, quant_max).to(x.dtype)
+    q = torch.div(wide, scale.detach()).round_()
     if zero_point is None:
         q.clamp_(quant_min, quant_max)
     else:
@@ -62,9 +67,21 @@ class _FakeQuantizeLearned(Function):
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, scale, zero_point = ctx.saved_tensors
-        dtype = torch.promote_types(torch.float32, x.dtype)
-        gradient = gradients[0].to(dtype)
-        ratio = torch.div(x.to(dtype), scale)
+        wide = _wide(x)
+        gradient = gradients[0].to(wide.dtype)
+        native = NativeCall.of(wide, scale, zero_point)
+        if native is not None:
+            to_wide, to_scale = native.backward(wide, gradient, ctx.quant_min, ctx.quant_max, ctx.needs_input_grad[0])
+            to_scale.mul_(ctx.gradient_factor)
+            return None if to_wide is None else to_wide.to(x.dtype), to_scale, None, None, None, None
+        return *_FakeQuantizeLearned._gradients(ctx, wide, gradient, scale, zero_point), None, None, None, None
+
+    @staticmethod
+    def _gradients(
+        ctx: Any, x: Tensor, gradient: Tensor, scale: Tensor, zero_point: Tensor | None
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """The gradients to `x` and `scale` in operators of torch."""
+        ratio = torch.div(x, scale)
         position = torch.round(ratio)
         if zero_point is not None:
             position.add_(zero_point)
@@ -73,14 +90,19 @@ class _FakeQuantizeLearned(Function):
         inside = position == clipped
         to_x = to_scale = None
         if ctx.needs_input_grad[0]:
-            to_x = torch.where(inside, gradient, 0.0).to(x.dtype)
+            to_x = torch.where(inside, gradient, 0.0).to(ctx.saved_tensors[0].dtype)
         if ctx.needs_input_grad[1]:
             if zero_point is not None:
                 clipped.sub_(zero_point)
             slope = clipped.sub_(torch.where(inside, ratio, 0.0))
             to_scale = slope.mul_(gradient).sum_to_size(scale.shape).mul_(ctx.gradient_factor)
             to_scale = to_scale.to(scale.dtype)
-        return to_x, to_scale, None, None, None, None
+        return to_x, to_scale
+
+
+def _wide(x: Tensor) -> Tensor:
+    """`x` in the dtype of the arithmetic."""
+    return x.float() if x.dtype.itemsize < 4 else x
 
 
 def scale_gradient_by_error(x: Tensor, error: Tensor, factor: float) -> Tensor:

@@ -1,0 +1,178 @@
+// SPDX-FileCopyrightText: The quantizers-infrastructure authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// Fake quantization in one pass over memory, forward and backward, with the codes of the NumPy reference: division by
+// the scale, ties to even, NaN stays NaN. Tensors are seen as (outer, channels, inner), of which `channels` share a
+// scale each; a tensor with one scale is (1, 1, inner). Compile without -ffast-math and with -ffp-contract=off.
+
+#include <cmath>
+#include <cstdint>
+
+namespace {
+
+// Elements that are summed in float32 before their sum goes into a float64 one. Sums do not depend on the threads.
+constexpr int64_t kBlock = 4096;
+// Below this many elements threads cost more than they bring.
+constexpr int64_t kParallel = 32768;
+
+struct Grid {
+  float scale, zero_point, low, high;
+};
+
+struct Place {
+  float ratio, position, clipped;
+};
+
+// Without a zero point nothing is added: zero keeps its sign.
+template <bool kShifted>
+inline Place place(float x, const Grid& grid) {
+  const float ratio = x / grid.scale;
+  float position = std::nearbyint(ratio);
+  if (kShifted) position += grid.zero_point;
+  // Comparisons with NaN are false: NaN goes through both.
+  float clipped = position < grid.low ? grid.low : position;
+  clipped = clipped > grid.high ? grid.high : clipped;
+  return {ratio, position, clipped};
+}
+
+template <bool kShifted>
+inline float value(float clipped, const Grid& grid) {
+  return (kShifted ? clipped - grid.zero_point : clipped) * grid.scale;
+}
+
+// The derivative of a quantized value by the scale (LSQ, equation 3).
+template <bool kShifted>
+inline float slope(const Place& p, const Grid& grid) {
+  return (kShifted ? p.clipped - grid.zero_point : p.clipped) - (p.position == p.clipped ? p.ratio : 0.0f);
+}
+
+template <bool kShifted>
+inline void forward_run(const float* x, float* y, int64_t count, Grid grid) {
+#pragma omp simd
+  for (int64_t i = 0; i < count; ++i) y[i] = value<kShifted>(place<kShifted>(x[i], grid).clipped, grid);
+}
+
+template <bool kShifted>
+inline float backward_run(const float* x, const float* dy, float* dx, int64_t count, Grid grid) {
+  float sum = 0.0f;
+  if (dx == nullptr) {
+#pragma omp simd reduction(+ : sum)
+    for (int64_t i = 0; i < count; ++i) {
+      sum += slope<kShifted>(place<kShifted>(x[i], grid), grid) * dy[i];
+    }
+    return sum;
+  }
+#pragma omp simd reduction(+ : sum)
+  for (int64_t i = 0; i < count; ++i) {
+    const Place p = place<kShifted>(x[i], grid);
+    dx[i] = p.position == p.clipped ? dy[i] : 0.0f;
+    sum += slope<kShifted>(p, grid) * dy[i];
+  }
+  return sum;
+}
+
+inline Grid grid_of(const float* scale, const float* zero_point, int64_t channel, float low, float high) {
+  return {scale[channel], zero_point == nullptr ? 0.0f : zero_point[channel], low, high};
+}
+
+inline int64_t blocks_of(int64_t inner) { return (inner + kBlock - 1) / kBlock; }
+
+inline int64_t length_of(int64_t inner, int64_t block) {
+  const int64_t left = inner - block * kBlock;
+  return left < kBlock ? left : kBlock;
+}
+
+template <bool kShifted>
+void forward_all(const float* x, float* y, const float* scale, const float* zero_point, int64_t outer, int64_t channels,
+             int64_t inner, float low, float high, int threads) {
+  const bool parallel = outer * channels * inner >= kParallel;
+  if (inner == 1) {
+#pragma omp parallel for if (parallel) num_threads(threads)
+    for (int64_t row = 0; row < outer; ++row) {
+      const float* source = x + row * channels;
+      float* target = y + row * channels;
+#pragma omp simd
+      for (int64_t c = 0; c < channels; ++c) {
+        const Grid grid = grid_of(scale, zero_point, c, low, high);
+        target[c] = value<kShifted>(place<kShifted>(source[c], grid).clipped, grid);
+      }
+    }
+    return;
+  }
+  const int64_t blocks = blocks_of(inner);
+#pragma omp parallel for if (parallel) num_threads(threads)
+  for (int64_t piece = 0; piece < outer * channels * blocks; ++piece) {
+    const int64_t row = piece / blocks, block = piece % blocks, start = row * inner + block * kBlock;
+    forward_run<kShifted>(x + start, y + start, length_of(inner, block), grid_of(scale, zero_point, row % channels, low, high));
+  }
+}
+
+template <bool kShifted>
+void backward_all(const float* x, const float* dy, float* dx, const float* scale, const float* zero_point, float* sums,
+              float* dscale, int64_t outer, int64_t channels, int64_t inner, float low, float high,
+              int threads) {
+  const bool parallel = outer * channels * inner >= kParallel;
+  if (inner == 1) {
+    const int64_t blocks = blocks_of(outer);
+#pragma omp parallel for if (parallel) num_threads(threads)
+    for (int64_t block = 0; block < blocks; ++block) {
+      float* of_block = sums + block * channels;
+      for (int64_t c = 0; c < channels; ++c) of_block[c] = 0.0f;
+      for (int64_t row = block * kBlock; row < block * kBlock + length_of(outer, block); ++row) {
+        const float *source = x + row * channels, *gradient = dy + row * channels;
+        float* target = dx == nullptr ? nullptr : dx + row * channels;
+#pragma omp simd
+        for (int64_t c = 0; c < channels; ++c) {
+          const Grid grid = grid_of(scale, zero_point, c, low, high);
+          const Place p = place<kShifted>(source[c], grid);
+          if (target != nullptr) target[c] = p.position == p.clipped ? gradient[c] : 0.0f;
+          of_block[c] += slope<kShifted>(p, grid) * gradient[c];
+        }
+      }
+    }
+    for (int64_t c = 0; c < channels; ++c) {
+      double total = 0.0;
+      for (int64_t block = 0; block < blocks; ++block) total += sums[block * channels + c];
+      dscale[c] = static_cast<float>(total);
+    }
+    return;
+  }
+  const int64_t blocks = blocks_of(inner);
+#pragma omp parallel for if (parallel) num_threads(threads)
+  for (int64_t piece = 0; piece < outer * channels * blocks; ++piece) {
+    const int64_t row = piece / blocks, block = piece % blocks, start = row * inner + block * kBlock;
+    sums[piece] = backward_run<kShifted>(x + start, dy + start, dx == nullptr ? nullptr : dx + start, length_of(inner, block),
+                               grid_of(scale, zero_point, row % channels, low, high));
+  }
+  for (int64_t c = 0; c < channels; ++c) {
+    double total = 0.0;
+    for (int64_t row = c; row < outer * channels; row += channels)
+      for (int64_t block = 0; block < blocks; ++block) total += sums[row * blocks + block];
+    dscale[c] = static_cast<float>(total);
+  }
+}
+
+}  // namespace
+
+extern "C" {
+
+// How many float32 numbers `backward` needs for its sums.
+int64_t num_sums(int64_t outer, int64_t channels, int64_t inner) {
+  return inner == 1 ? blocks_of(outer) * channels : outer * channels * blocks_of(inner);
+}
+
+// `zero_point` may be null: then it is zero everywhere.
+void forward(const float* x, float* y, const float* scale, const float* zero_point, int64_t outer, int64_t channels,
+             int64_t inner, float low, float high, int threads) {
+  auto run = zero_point == nullptr ? forward_all<false> : forward_all<true>;
+  run(x, y, scale, zero_point, outer, channels, inner, low, high, threads);
+}
+
+// `zero_point` and `dx` may be null. `sums` has room for `num_sums` numbers; `dscale` gets one for each channel.
+void backward(const float* x, const float* dy, float* dx, const float* scale, const float* zero_point, float* sums,
+              float* dscale, int64_t outer, int64_t channels, int64_t inner, float low, float high,
+              int threads) {
+  auto run = zero_point == nullptr ? backward_all<false> : backward_all<true>;
+  run(x, dy, dx, scale, zero_point, sums, dscale, outer, channels, inner, low, high, threads);
+}
+}
