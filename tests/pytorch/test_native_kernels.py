@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The quantizers-infrastructure authors
 # SPDX-License-Identifier: Apache-2.0
-"""Native fake quantization on the CPU: the codes of the NumPy reference wherever a tensor lies, and a way without it."""
+"""Native fake quantization on the CPU: the codes of the NumPy reference wherever a tensor lies."""
 
 import logging
 import os
@@ -10,8 +10,9 @@ import sys
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch")
+pytest.importorskip("torch")
 
+import torch
 from torch import nn
 
 from mct_quantizers.pytorch import kernels
