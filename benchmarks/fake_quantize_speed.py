@@ -1,100 +1,119 @@
 # SPDX-FileCopyrightText: The quantizers-infrastructure authors
 # SPDX-License-Identifier: Apache-2.0
-"""How fast fake quantization is: ratios of times, taken side by side."""
+"""How fast fake quantization is: times over the time in which the bytes that must move are copied.
+
+    python benchmarks/fake_quantize_speed.py
+
+The floor of a forward pass reads x and writes y; of forward and backward it also reads x and the gradient and writes
+the gradient to x. It is measured by copies and additions of torch, into memory that is there (the strict one) and into
+fresh memory, which every operator that returns a tensor has to take.
+"""
 
 import argparse
 import json
-import platform
-import statistics
-import time
 from collections.abc import Callable
 from functools import partial
 
 import torch
-from torch import Tensor, nn
+from interleaved import Candidates, environment, median_seconds
+from torch import Tensor
 
-import model_compression_toolkit as mct
 from mct_quantizers.common import arithmetic
 from mct_quantizers.pytorch import kernels, ops
 
 SEED = 0
+SIZES = {"64 kB": (16, 16, 8, 8), "1 MB": (64, 64, 8, 8), "4 MB": (64, 64, 16, 16), "16 MB": (64, 64, 32, 32)}
+SIZES |= {"64 MB": (64, 256, 32, 32)}
+LOW, HIGH = -8, 7
+PARTS = ("forward", "forward and backward")
+
+Quantize = Callable[[Tensor, Tensor], Tensor]
 
 
-def seconds(candidates: dict[str, Callable[[], object]], repetitions: int) -> dict[str, float]:
-    """Median time of each candidate; the candidates take turns, so that a slow moment of the machine hits all."""
-    times: dict[str, list[float]] = {name: [] for name in candidates}
-    for repetition in range(repetitions + 2):
-        for name, run in candidates.items():
-            start = time.perf_counter()
-            run()
-            if repetition >= 2:
-                times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in times.items()}
-
-
-def forward_and_backward(quantize: Callable[[Tensor, Tensor], Tensor], x: Tensor, scale: Tensor) -> None:
-    x.grad = scale.grad = None
-    quantize(x, scale).sum().backward()
-
-
-def kernel_candidates(shape: tuple[int, ...]) -> dict[str, Callable[[], object]]:
-    generator = torch.Generator().manual_seed(SEED)
-    x = torch.randn(shape, generator=generator).requires_grad_()
-    scale = torch.full((shape[0], *([1] * (len(shape) - 1))), 0.1).requires_grad_()
-    zero = torch.zeros(shape[0])
-    learned = partial(kernels.fake_quantize_learned, zero_point=None, quant_min=-8, quant_max=7)
-    generic = partial(
-        arithmetic.fake_quantize_learned, zero_point=None, quant_min=-8, quant_max=7, gradient_factor=1.0, ops=ops
+def quantizers(per_channel: bool, compiled: bool) -> dict[str, Quantize]:
+    """The ways to compute one formula; torch's own operators round at some points to other codes."""
+    learned = partial(kernels.fake_quantize_learned, zero_point=None, quant_min=LOW, quant_max=HIGH)
+    formula = partial(
+        arithmetic.fake_quantize_learned, zero_point=None, quant_min=LOW, quant_max=HIGH, gradient_factor=1.0, ops=ops
     )
 
-    def native(x: Tensor, scale: Tensor) -> Tensor:
-        flat = scale.view(-1)
-        return torch._fake_quantize_learnable_per_channel_affine(x, flat, zero, 0, -8, 7, 1.0)
+    def own(x: Tensor, scale: Tensor) -> Tensor:
+        flat, zero = scale.view(-1), torch.zeros(scale.numel())
+        if per_channel:
+            return torch._fake_quantize_learnable_per_channel_affine(x, flat, zero, 1, LOW, HIGH, 1.0)
+        return torch._fake_quantize_learnable_per_tensor_affine(x, flat, zero, LOW, HIGH, 1.0)
 
-    return {
-        "fused": lambda: forward_and_backward(learned, x, scale),
-        "torch's learnable operator": lambda: forward_and_backward(native, x, scale),
-        "the formula through autograd": lambda: forward_and_backward(generic, x, scale),
+    found: dict[str, Quantize] = {"ours": learned, "torch's learnable operator": own, "formula, eager": formula}
+    if compiled:
+        found["formula, compiled"] = torch.compile(formula, dynamic=False)
+    return found
+
+
+def ratios(shape: tuple[int, ...], per_channel: bool, compiled: bool, repetitions: int) -> dict[str, dict[str, float]]:
+    """For each part the time of each way over both floors."""
+    generator = torch.Generator().manual_seed(SEED)
+    x, upstream = (torch.randn(shape, generator=generator) for _ in range(2))
+    leaf = x.clone().requires_grad_()
+    learned = torch.full((1, shape[1], 1, 1) if per_channel else (1,), 0.1).requires_grad_()
+    y, to_x = torch.empty_like(x), torch.empty_like(x)
+
+    def both(quantize: Quantize) -> None:
+        leaf.grad = learned.grad = None
+        quantize(leaf, learned).backward(upstream)
+
+    def forward(quantize: Quantize) -> None:
+        with torch.no_grad():
+            quantize(x, learned)
+
+    def moved_both() -> None:
+        y.copy_(x)
+        torch.add(x, upstream, out=to_x)
+
+    def moved_both_fresh() -> None:
+        x.clone()
+        torch.add(x, upstream)
+
+    floors: dict[str, Candidates] = {
+        "forward": {"floor": partial(y.copy_, x), "floor, fresh memory": x.clone},
+        "forward and backward": {"floor": moved_both, "floor, fresh memory": moved_both_fresh},
     }
-
-
-def training_candidates() -> dict[str, Callable[[], object]]:
-    torch.manual_seed(SEED)
-    layers = [nn.Conv2d(3, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU()]
-    for _ in range(3):
-        layers += [nn.Conv2d(32, 32, 3, padding=1, bias=False), nn.BatchNorm2d(32), nn.ReLU()]
-    model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10))
-    images = torch.randn(64, 3, 32, 32)
-    prepared = mct.prepare_qat(model, images, mct.QuantizationConfig.from_bits("w4a4"))
-
-    def step(network: nn.Module) -> None:
-        network.train()
-        network.zero_grad(set_to_none=True)
-        network(images).square().mean().backward()
-
-    return {"QAT step": partial(step, prepared), "float step": partial(step, model)}
+    result: dict[str, dict[str, float]] = {}
+    for part, run in zip(PARTS, (forward, both), strict=True):
+        ways = quantizers(per_channel, compiled)
+        if compiled and part == PARTS[0]:
+            # Compiled anew where gradients are needed.
+            torch.compiler.reset()
+        candidates = floors[part] | {name: partial(run, way) for name, way in ways.items()}
+        times = median_seconds(candidates, repetitions, warm_ups=3)
+        result[part] = {
+            f"{name} / {floor}": times[name] / times[floor]
+            for name in ways
+            for floor in ("floor", "floor, fresh memory")
+        }
+    return result
 
 
 def main() -> None:
     """Run and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repetitions", type=int, default=15)
+    parser.add_argument("--compiled", action="store_true", help="compare with torch.compile too (a minute)")
+    parser.add_argument("--sizes", nargs="+", default=list(SIZES), choices=list(SIZES))
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     results = {}
-    for shape in ((64, 64, 3, 3), (64, 32, 32, 32)):
-        times = seconds(kernel_candidates(shape), options.repetitions)
-        for other in list(times)[1:]:
-            results[f"{shape}: {other} / fused"] = times[other] / times["fused"]
-    times = seconds(training_candidates(), options.repetitions)
-    results["training step, QAT / float"] = times["QAT step"] / times["float step"]
-    versions = {"torch": torch.__version__, "python": platform.python_version(), "threads": torch.get_num_threads()}
+    for size in options.sizes:
+        for per_channel in (False, True):
+            name = f"{size}, per {'channel' if per_channel else 'tensor'}"
+            results[name] = ratios(SIZES[size], per_channel, options.compiled, options.repetitions)
+    where = environment(SEED)
     if options.json:
-        print(json.dumps({**versions, "seed": SEED, "ratios": results}, indent=2))
+        print(json.dumps({**where, "ratios": results}, indent=2))
         return
-    print(f"{versions}, seed {SEED}, medians of {options.repetitions} interleaved repetitions")
-    for name, ratio in results.items():
-        print(f"{name}: {ratio:.2f}")
+    print(f"{where}, medians of {options.repetitions} interleaved repetitions")
+    for name, parts in results.items():
+        for part, found in parts.items():
+            print(f"{name}, {part}: " + "; ".join(f"{way} {ratio:.2f}" for way, ratio in found.items()))
 
 
 if __name__ == "__main__":
