@@ -395,7 +395,9 @@ def test_networks_train_under_autocast(plan, dtype):
 
 @compiles
 @pytest.mark.parametrize("plan", [*PLANS, plan_of("LSQ", POT, 1), plan_of("LSQ", SYMMETRIC, None)], ids=str)
-def test_compiled_training_equals_eager_bit_for_bit(plan):
+def test_compiled_training_equals_eager_bit_for_bit(plan, monkeypatch):
+    # Native code adds in another order than torch's own kernels do; test_native_kernels.py compares the two.
+    monkeypatch.setattr("mct_quantizers.pytorch.native.fake_quantize.native_library", lambda: None)
     torch.compiler.reset()
     results = []
     for is_compiled in (False, True):
