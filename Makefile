@@ -10,11 +10,15 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed lint
 	KERAS_BACKEND=tensorflow $(BIN)/pytest -n auto
-	KERAS_BACKEND=jax $(BIN)/pytest -n auto -m "keras and not slow"
+	$(JAX_CACHE) KERAS_BACKEND=jax $(BIN)/pytest -n auto -m "keras and not slow"
 	KERAS_BACKEND=torch $(BIN)/pytest -n auto -m "keras and not slow"
 
 test-slow: $(VENV)/.installed
 	$(BIN)/pytest -n auto -m slow
+
+# Tests compile the same small programs again and again.
+JAX_CACHE := JAX_COMPILATION_CACHE_DIR=$(abspath $(VENV))/jax_cache \
+	JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0 JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES=-1
 
 # TensorFlow writes pages about the machine's instructions otherwise.
 export TF_CPP_MIN_LOG_LEVEL := 3
