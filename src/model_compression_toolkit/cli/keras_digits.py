@@ -98,9 +98,8 @@ def accuracy(model: keras.Model, images: Array, labels: Array) -> float:
 def save_float(model: keras.Model, folder: Path) -> Path:
     """The file of the float network, without the optimizer."""
     path = folder / "float.keras"
-    bare = keras.models.clone_model(model)
-    bare.set_weights(model.get_weights())
-    bare.save(path)
+    # A clone would be compiled as the model is, and its file would hold the optimizer.
+    keras.Model(model.inputs, model.outputs).save(path)
     return path
 
 

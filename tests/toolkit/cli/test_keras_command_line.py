@@ -96,6 +96,10 @@ def test_demo_trains_and_proves_in_keras(tmp_path, monkeypatch, capsys):
     for row in rows[1:]:
         assert row["weights_equal"], row
         assert row["max_steps"] <= 1, row
+    # The float network alone: who loads it has neither the optimizer nor its schedule.
+    float_network = keras.saving.load_model(tmp_path / "float.keras")
+    assert not float_network.compiled
+    assert rows[0]["file_size"] < 1.3 * 4 * float_network.count_params()
 
 
 def test_models_without_batch_norm_are_taken_too(workspace, monkeypatch):
