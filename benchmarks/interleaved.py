@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the benchmarks share: taking turns, and telling where they ran."""
 
+import gc
 import platform
 import statistics
 import time
@@ -17,15 +18,39 @@ Candidates = dict[str, Callable[[], object]]
 
 
 def median_seconds(candidates: Candidates, repetitions: int, warm_ups: int = 2) -> dict[str, float]:
-    """Median time of each candidate; the candidates take turns, so that a slow moment of the machine hits all."""
+    """Median time of each candidate; the candidates take turns, so that a slow moment of the machine hits all.
+
+    Before its turn each runs once untimed: none pays for memory that another has given back to the system.
+    """
     times: dict[str, list[float]] = {name: [] for name in candidates}
     for repetition in range(repetitions + warm_ups):
         for name, run in candidates.items():
+            run()
             start = time.perf_counter()
             run()
             if repetition >= warm_ups:
                 times[name].append(time.perf_counter() - start)
     return {name: statistics.median(values) for name, values in times.items()}
+
+
+class PeakMemory:
+    """How far the resident memory of this process rises above what it holds at the start, in MB (Linux)."""
+
+    def __init__(self) -> None:
+        gc.collect()
+        # Sets the peak to what is held now.
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+        self._before = _status("VmRSS")
+
+    def read(self) -> float:
+        """The rise so far."""
+        return (_status("VmHWM") - self._before) / 1024
+
+
+def _status(name: str) -> int:
+    """A line of the process's status, in kB."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
 
 
 def environment(seed: int) -> dict[str, Any]:

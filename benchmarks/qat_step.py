@@ -10,14 +10,13 @@ The steps take turns in one process; peak memory is that of a process each, less
 import argparse
 import json
 import multiprocessing
-import resource
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from interleaved import environment, median_seconds
+from interleaved import PeakMemory, environment, median_seconds
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -70,9 +69,7 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Tokens of `x`, (N, tokens, width)."""
-        query, key, value = (
-            part.unflatten(2, (self.heads, -1)).transpose(1, 2) for part in self.to_qkv(self.first(x)).chunk(3, dim=2)
-        )
+        query, key, value = self.to_qkv(self.first(x)).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind()
         mixed = functional.scaled_dot_product_attention(query, key, value)
         x = x + self.join(mixed.transpose(1, 2).flatten(2))
         return x + self.down(functional.gelu(self.up(self.second(x))))
@@ -126,11 +123,11 @@ def step_of(network: nn.Module, images: Tensor, labels: Tensor, compiled: bool) 
 def peak_memory(name: str, kind: str, compiled: bool) -> float:
     """What the steps add to the resident memory of a process, in MB."""
     found, images, labels = networks(name)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     step = step_of(found[kind], images, labels, compiled)
+    memory = PeakMemory()
     for _ in range(3):
         step()
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    return memory.read()
 
 
 def main() -> None:

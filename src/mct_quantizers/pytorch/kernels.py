@@ -6,6 +6,7 @@ torch's own `fake_quantize_per_*_affine` multiplies by the inverse of the scale,
 and replaces NaN; it is not used.
 """
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from mct_quantizers.pytorch import recomputation
 from mct_quantizers.pytorch.native.fake_quantize import NativeCall
 
 
@@ -47,6 +49,9 @@ def fake_quantize_learned(
     """`fake_quantize` with the gradients of `arithmetic.fake_quantize_learned` to `x` and `scale`."""
     apply: Any = _FakeQuantizeLearned.apply
     result: Tensor = apply(x, scale, zero_point, quant_min, quant_max, gradient_factor)
+    recomputation.remember(
+        result, partial(fake_quantize, quant_min=quant_min, quant_max=quant_max), x, scale, zero_point
+    )
     return result
 
 

@@ -23,6 +23,7 @@ from mct_quantizers.pytorch import ops
 from mct_quantizers.pytorch.attribute_forwarding import ForwardsAttributes
 from mct_quantizers.pytorch.parameter_creation import CreatesParameters
 from mct_quantizers.pytorch.quantizers.base import BasePyTorchInferableQuantizer
+from mct_quantizers.pytorch.recomputation import recomputing
 
 
 class PytorchQuantizationWrapper(CreatesParameters, ForwardsAttributes):
@@ -100,21 +101,8 @@ class PytorchQuantizationWrapper(CreatesParameters, ForwardsAttributes):
             **kwargs: keyword arguments of the layer.
         """
         quantized = {key: self._quantized(key) for key in self.weights_quantizers}
-        keywords = {**self.op_call_kwargs, **kwargs}
-        if self.weight_values:
-            inputs = with_positional_weights(args, quantized)
-            if self.is_inputs_as_list:
-                return self.layer(inputs, *self.op_call_args, **keywords)
-            return self.layer(*inputs, *self.op_call_args, **keywords)
-        for name, value in quantized.items():
-            setattr(self.layer, str(name), value)
-        try:
-            if self.is_inputs_as_list:
-                return self.layer(list(args), *self.op_call_args, **keywords)
-            return self.layer(*args, *self.op_call_args, **keywords)
-        finally:
-            for name in quantized:
-                delattr(self.layer, str(name))
+        with recomputing():
+            return self._run(quantized, args, {**self.op_call_kwargs, **kwargs})
 
     def get_weights_vars(self) -> list[tuple[WeightKey, nn.Parameter, Any]]:
         """Key, float parameter and quantizer of each quantized weight."""
@@ -175,6 +163,22 @@ class PytorchQuantizationWrapper(CreatesParameters, ForwardsAttributes):
         """Set the mode; quantized weights that were kept for inference are given up."""
         self._cache.drop()
         return super().train(mode)
+
+    def _run(self, quantized: dict[WeightKey, Tensor], args: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
+        if self.weight_values:
+            inputs = with_positional_weights(args, quantized)
+            if self.is_inputs_as_list:
+                return self.layer(inputs, *self.op_call_args, **keywords)
+            return self.layer(*inputs, *self.op_call_args, **keywords)
+        for name, value in quantized.items():
+            setattr(self.layer, str(name), value)
+        try:
+            if self.is_inputs_as_list:
+                return self.layer(list(args), *self.op_call_args, **keywords)
+            return self.layer(*args, *self.op_call_args, **keywords)
+        finally:
+            for name in quantized:
+                delattr(self.layer, str(name))
 
     def _take_weight(self, key: WeightKey) -> None:
         if isinstance(key, str):

@@ -1,0 +1,101 @@
+# SPDX-FileCopyrightText: The quantizers-infrastructure authors
+# SPDX-License-Identifier: Apache-2.0
+"""What a layer keeps of its quantized inputs for the backward pass is computed anew there, not stored.
+
+The float tensor is kept anyway, for the gradient of the scale; the quantized one costs one fast pass over it. On the
+CPU in eager mode; a compiler decides for itself what it stores.
+"""
+
+import contextlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils.weak import WeakTensorKeyDictionary
+
+_RECIPES: Any = WeakTensorKeyDictionary()
+
+
+class _Recipe(NamedTuple):
+    """How a tensor was computed: by a function of tensors that still hold the same values."""
+
+    compute: Callable[..., Tensor]
+    tensors: tuple[Tensor | None, ...]
+    versions: tuple[int, ...]
+
+    def run(self) -> Tensor:
+        if _versions(self.tensors) != self.versions:
+            raise RuntimeError(
+                "A tensor or scale that a gradient needs was changed in place after it was quantized. Change it after "
+                "`backward()`, or work on a copy."
+            )
+        with torch.no_grad():
+            return self.compute(*self.tensors)
+
+
+class _View(NamedTuple):
+    """A tensor to be computed anew, seen with other sizes."""
+
+    recipe: _Recipe
+    size: tuple[int, ...]
+    stride: tuple[int, ...]
+    offset: int
+
+
+def remember(result: Tensor, compute: Callable[..., Tensor], *tensors: Tensor | None) -> None:
+    """Note that `compute(*tensors)` gives the values of `result`, bit for bit and in the same layout.
+
+    Args:
+        result: a tensor that needs a gradient; others are not noted.
+        compute: a function of `tensors`.
+        *tensors: what it needs.
+    """
+    if result.requires_grad and result.is_cpu and type(result) is Tensor and _is_usable():
+        # Detached: a recipe must not keep a graph.
+        inputs = tuple(None if tensor is None else tensor.detach() for tensor in tensors)
+        _RECIPES[result] = _Recipe(compute, inputs, _versions(inputs))
+
+
+def recomputing() -> contextlib.AbstractContextManager[Any]:
+    """While it is entered, operators keep how noted tensors were computed in the place of the tensors."""
+    if not _is_usable() or torch._C._autograd._top_saved_tensors_default_hooks(True) is not None:
+        # The user's own hooks, or checkpointing, decide what is stored.
+        return contextlib.nullcontext()
+    return saved_tensors_hooks(_pack, _unpack)
+
+
+def _is_usable() -> bool:
+    return (
+        not torch.compiler.is_compiling()
+        and torch.is_grad_enabled()
+        # Transformations of functions have no hooks.
+        and torch._C._autograd._saved_tensors_hooks_get_disabled_error_message() is None
+    )
+
+
+def _pack(tensor: Tensor) -> Any:
+    base = tensor if tensor._base is None else tensor._base
+    recipe = _RECIPES.get(base)
+    if recipe is None:
+        # Detached: an output that is kept would keep its own graph.
+        return tensor.detach(), tensor._version
+    return _View(recipe, tuple(tensor.shape), tensor.stride(), int(tensor.storage_offset()))
+
+
+def _unpack(kept: Any) -> Tensor:
+    if isinstance(kept, _View):
+        return kept.recipe.run().as_strided(kept.size, kept.stride, kept.offset)
+    tensor, version = kept
+    if tensor._version != version:
+        raise RuntimeError(
+            "A tensor that a gradient needs was changed in place. Change it after `backward()`, or work on a copy. "
+            f"Received: a tensor of shape {tuple(tensor.shape)}"
+        )
+    result: Tensor = tensor
+    return result
+
+
+def _versions(tensors: tuple[Tensor | None, ...]) -> tuple[int, ...]:
+    return tuple(-1 if tensor is None else tensor._version for tensor in tensors)
