@@ -107,7 +107,7 @@ def test_a_change_in_place_before_the_backward_pass_is_an_error(changed):
     victim = scale if changed == "scale" else wrapper.weight
     with torch.no_grad():
         victim.add_(1.0)
-    with pytest.raises(RuntimeError, match="in place|inplace"):
+    with pytest.raises(RuntimeError, match=r"in place|inplace"):
         result.backward()
 
 

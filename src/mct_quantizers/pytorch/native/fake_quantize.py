@@ -3,13 +3,13 @@
 """The native kernels on tensors of torch: which tensors they take, and how these lie in memory."""
 
 import ctypes
-import math
 from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
 
 from mct_quantizers.pytorch.native.library import native_library
+from mct_quantizers.pytorch.native.memory import is_plain, sizes_around_channels
 
 
 class NativeCall(NamedTuple):
@@ -39,9 +39,9 @@ class NativeCall(NamedTuple):
         # What is traced must be seen as operators.
         if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
             return None
-        if not _is_plain(x) or not _is_plain(scale):
+        if not is_plain(x) or not is_plain(scale):
             return None
-        sizes = _sizes(x, scale)
+        sizes = sizes_around_channels(x, scale)
         library = None if sizes is None else native_library()
         if library is None or sizes is None:
             return None
@@ -78,41 +78,3 @@ class NativeCall(NamedTuple):
 
 def _address(tensor: Tensor | None) -> int | None:
     return None if tensor is None else tensor.data_ptr()
-
-
-def _is_plain(x: Tensor) -> bool:
-    """Whether memory of float32 numbers on the CPU stands behind a tensor."""
-    if (
-        x.dtype is not torch.float32
-        or x.device.type != "cpu"
-        or type(x) not in (Tensor, torch.nn.Parameter)
-        or x.layout is not torch.strided
-        or x.numel() == 0
-    ):
-        return False
-    try:
-        # Inside of `torch.func.vmap` there is none.
-        return x.data_ptr() != 0
-    except RuntimeError:
-        return False
-
-
-def _sizes(x: Tensor, scale: Tensor) -> tuple[int, int, int] | None:
-    """How `x` lies in memory around the axis of its channels; None for one with gaps, or scales over several axes."""
-    # From the outermost axis to the innermost; axes of length 1 lie anywhere.
-    order = sorted((axis for axis in range(x.dim()) if x.shape[axis] > 1), key=x.stride, reverse=True)
-    expected = 1
-    for axis in reversed(order):
-        if x.stride(axis) != expected:
-            return None
-        expected *= x.shape[axis]
-    if scale.numel() == 1:
-        return 1, 1, x.numel()
-    missing = x.dim() - scale.dim()
-    axes = [axis for axis in range(x.dim()) if axis >= missing and scale.shape[axis - missing] > 1]
-    if missing < 0 or len(axes) != 1 or scale.numel() != x.shape[axes[0]]:
-        return None
-    place = order.index(axes[0])
-    outer = math.prod(x.shape[axis] for axis in order[:place])
-    inner = math.prod(x.shape[axis] for axis in order[place + 1 :])
-    return outer, scale.numel(), inner

@@ -17,7 +17,7 @@ from pathlib import Path
 
 _LOGGER = logging.getLogger("mct_quantizers")
 
-SOURCE = Path(__file__).with_name("fake_quantize.cpp")
+SOURCES = sorted(Path(__file__).parent.glob("*.cpp"))
 SWITCH = "MCT_QUANTIZERS_NATIVE"
 """Environment variable; "0" turns native code off."""
 CACHE = "MCT_QUANTIZERS_CACHE"
@@ -36,6 +36,7 @@ _SIGNATURES = {
     "num_sums": (_SIZES, _SIZE),
     "forward": ([_POINTER] * 4 + _SIZES + [_FLOAT] * 2 + [_INT], None),
     "backward": ([_POINTER] * 7 + _SIZES + [_FLOAT] * 2 + [_INT], None),
+    "histogram": ([_POINTER, _SIZE, _FLOAT, _FLOAT, _SIZE, _POINTER, _INT], None),
 }
 
 
@@ -62,7 +63,7 @@ def _load() -> ctypes.CDLL:
     if compiler is None:
         raise OSError("no C++ compiler (g++, clang++ or c++; environment variable CXX)")
     folder = _folder()
-    path = folder / f"fake_quantize_{_key(compiler)}.so"
+    path = folder / f"kernels_{_key(compiler)}.so"
     if not path.is_file():
         _compile(compiler, path)
     library = ctypes.CDLL(str(path))
@@ -84,9 +85,9 @@ def _folder() -> Path:
 
 
 def _key(compiler: str) -> str:
-    """Of everything that the library depends on: source, flags, compiler and processor."""
+    """Of everything that the library depends on: sources, flags, compiler and processor."""
     version = subprocess.run([compiler, "--version"], capture_output=True, check=True, timeout=_TIMEOUT).stdout
-    parts = (SOURCE.read_bytes(), " ".join(_FLAGS).encode(), version, _processor().encode())
+    parts = (*(source.read_bytes() for source in SOURCES), " ".join(_FLAGS).encode(), version, _processor().encode())
     return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
 
 
@@ -104,7 +105,7 @@ def _compile(compiler: str, path: Path) -> None:
     start = time.perf_counter()
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         result = Path(folder, path.name)
-        command = [compiler, *_FLAGS, str(SOURCE), "-o", str(result)]
+        command = [compiler, *_FLAGS, *map(str, SOURCES), "-o", str(result)]
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_TIMEOUT)
         if done.returncode != 0:
             raise OSError(f"{compiler} failed: {done.stderr.strip().splitlines()[:1]}")

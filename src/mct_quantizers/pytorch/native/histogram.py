@@ -1,0 +1,29 @@
+# SPDX-FileCopyrightText: The quantizers-infrastructure authors
+# SPDX-License-Identifier: Apache-2.0
+"""Histograms of tensors, in native code where it is at hand."""
+
+import torch
+from torch import Tensor
+
+from mct_quantizers.pytorch.native.library import native_library
+from mct_quantizers.pytorch.native.memory import is_dense, is_plain
+
+
+def histogram(x: Tensor, low: float, high: float, bins: int) -> Tensor:
+    """How many values lie in each of `bins` bins of equal width from `low` to `high`; others go to the bins at the ends.
+
+    Args:
+        x: float32 or float64 without NaN, any shape.
+        low: lower end, below `high`.
+        high: upper end.
+        bins: number of bins.
+
+    Returns:
+        float64 or the dtype of `x`, shape (bins,).
+    """
+    library = native_library() if is_plain(x) and is_dense(x) else None
+    if library is None:
+        return torch.histc(x.clamp(low, high), bins, low, high)
+    counts = torch.zeros(bins, dtype=torch.float64)
+    library.histogram(x.data_ptr(), x.numel(), low, high, bins, counts.data_ptr(), torch.get_num_threads())
+    return counts
