@@ -15,10 +15,13 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from mct_quantizers.pytorch import recomputation
-from mct_quantizers.pytorch.native.fake_quantize import NativeCall
+from mct_quantizers.pytorch.native.fake_quantize import NO_RELU, NativeCall
+from mct_quantizers.pytorch.pending_relu import PendingReLU
 
 
-def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor | None, quant_min: int, quant_max: int) -> Tensor:
+def fake_quantize(
+    x: Tensor, scale: Tensor, zero_point: Tensor | None, quant_min: int, quant_max: int, ceiling: float = NO_RELU
+) -> Tensor:
     """`mct_quantizers.common.arithmetic.fake_quantize_tensor` in place on one fresh tensor, without a gradient.
 
     Args:
@@ -27,6 +30,7 @@ def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor | None, quant_min
         zero_point: integers, broadcast against `x`; None for zero.
         quant_min: smallest integer.
         quant_max: largest integer.
+        ceiling: where not negative, `x` goes through a ReLU with this upper end first.
 
     Returns:
         Tensor of the shape and dtype of `x` that needs no gradient.
@@ -34,7 +38,9 @@ def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor | None, quant_min
     wide = _wide(x.detach())
     native = NativeCall.of(wide, scale, zero_point)
     if native is not None:
-        return native.forward(wide, quant_min, quant_max).to(x.dtype)
+        return native.forward(wide, quant_min, quant_max, ceiling).to(x.dtype)
+    if ceiling >= 0.0:
+        wide = wide.clamp(0.0, ceiling)
     q = torch.div(wide, scale.detach()).round_()
     if zero_point is None:
         q.clamp_(quant_min, quant_max)
@@ -47,25 +53,37 @@ def fake_quantize_learned(
     x: Tensor, scale: Tensor, zero_point: Tensor | None, quant_min: int, quant_max: int, gradient_factor: Any = 1.0
 ) -> Tensor:
     """`fake_quantize` with the gradients of `arithmetic.fake_quantize_learned` to `x` and `scale`."""
+    ceiling = NO_RELU
+    if isinstance(x, PendingReLU):
+        relu, x = x, x.source
+        if relu.is_pending and NativeCall.of(x, scale, zero_point) is not None:
+            ceiling = relu.ceiling
+        else:
+            x = relu.computed
     apply: Any = _FakeQuantizeLearned.apply
-    result: Tensor = apply(x, scale, zero_point, quant_min, quant_max, gradient_factor)
-    recomputation.remember(
-        result, partial(fake_quantize, quant_min=quant_min, quant_max=quant_max), x, scale, zero_point
-    )
+    result: Tensor = apply(x, scale, zero_point, quant_min, quant_max, gradient_factor, ceiling)
+    compute = partial(fake_quantize, quant_min=quant_min, quant_max=quant_max, ceiling=ceiling)
+    recomputation.remember(result, compute, x, scale, zero_point)
     return result
 
 
 class _FakeQuantizeLearned(Function):
     @staticmethod
     def forward(
-        x: Tensor, scale: Tensor, zero_point: Tensor | None, quant_min: int, quant_max: int, gradient_factor: Any
+        x: Tensor,
+        scale: Tensor,
+        zero_point: Tensor | None,
+        quant_min: int,
+        quant_max: int,
+        gradient_factor: Any,
+        ceiling: float,
     ) -> Tensor:
         del gradient_factor
-        return fake_quantize(x, scale, zero_point, quant_min, quant_max)
+        return fake_quantize(x, scale, zero_point, quant_min, quant_max, ceiling)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        x, scale, zero_point, ctx.quant_min, ctx.quant_max, ctx.gradient_factor = inputs
+        x, scale, zero_point, ctx.quant_min, ctx.quant_max, ctx.gradient_factor, ctx.ceiling = inputs
         ctx.save_for_backward(x, scale, zero_point)
 
     @staticmethod
@@ -76,17 +94,20 @@ class _FakeQuantizeLearned(Function):
         gradient = gradients[0].to(wide.dtype)
         native = NativeCall.of(wide, scale, zero_point)
         if native is not None:
-            to_wide, to_scale = native.backward(wide, gradient, ctx.quant_min, ctx.quant_max, ctx.needs_input_grad[0])
+            to_wide, to_scale = native.backward(
+                wide, gradient, ctx.quant_min, ctx.quant_max, ctx.needs_input_grad[0], ctx.ceiling
+            )
             to_scale.mul_(ctx.gradient_factor)
-            return None if to_wide is None else to_wide.to(x.dtype), to_scale, None, None, None, None
-        return *_FakeQuantizeLearned._gradients(ctx, wide, gradient, scale, zero_point), None, None, None, None
+            return None if to_wide is None else to_wide.to(x.dtype), to_scale, None, None, None, None, None
+        return *_FakeQuantizeLearned._gradients(ctx, wide, gradient, scale, zero_point), None, None, None, None, None
 
     @staticmethod
     def _gradients(
         ctx: Any, x: Tensor, gradient: Tensor, scale: Tensor, zero_point: Tensor | None
     ) -> tuple[Tensor | None, Tensor | None]:
         """The gradients to `x` and `scale` in operators of torch."""
-        ratio = torch.div(x, scale)
+        ceiling: float = ctx.ceiling
+        ratio = torch.div(x if ceiling < 0.0 else x.clamp(0.0, ceiling), scale)
         position = torch.round(ratio)
         if zero_point is not None:
             position.add_(zero_point)
@@ -95,7 +116,8 @@ class _FakeQuantizeLearned(Function):
         inside = position == clipped
         to_x = to_scale = None
         if ctx.needs_input_grad[0]:
-            to_x = torch.where(inside, gradient, 0.0).to(ctx.saved_tensors[0].dtype)
+            passes = inside if ceiling < 0.0 else inside & (x > 0.0) & (x < ceiling)
+            to_x = torch.where(passes, gradient, 0.0).to(ctx.saved_tensors[0].dtype)
         if ctx.needs_input_grad[1]:
             if zero_point is not None:
                 clipped.sub_(zero_point)

@@ -3,7 +3,8 @@
 //
 // Fake quantization in one pass over memory, forward and backward, with the codes of the NumPy reference: division by
 // the scale, ties to even, NaN stays NaN. Tensors are seen as (outer, channels, inner), of which `channels` share a
-// scale each; a tensor with one scale is (1, 1, inner). Compile without -ffast-math and with -ffp-contract=off.
+// scale each; a tensor with one scale is (1, 1, inner). With a `ceiling` that is not negative values are first clipped to
+// [0, ceiling], and those at or beyond the ends get no gradient: ReLU (infinity) and ReLU6. Compile without -ffast-math and with -ffp-contract=off.
 
 #include <cmath>
 #include <cstdint>
@@ -16,7 +17,7 @@ constexpr int64_t kBlock = 4096;
 constexpr int64_t kParallel = 32768;
 
 struct Grid {
-  float scale, zero_point, low, high;
+  float scale, zero_point, low, high, ceiling;
 };
 
 struct Place {
@@ -24,12 +25,16 @@ struct Place {
 };
 
 // Without a zero point nothing is added: zero keeps its sign.
-template <bool kShifted>
+template <bool kShifted, bool kRectified>
 inline Place place(float x, const Grid& grid) {
+  // Comparisons with NaN are false: NaN goes through.
+  if (kRectified) {
+    x = x < 0.0f ? 0.0f : x;
+    x = x > grid.ceiling ? grid.ceiling : x;
+  }
   const float ratio = x / grid.scale;
   float position = std::nearbyint(ratio);
   if (kShifted) position += grid.zero_point;
-  // Comparisons with NaN are false: NaN goes through both.
   float clipped = position < grid.low ? grid.low : position;
   clipped = clipped > grid.high ? grid.high : clipped;
   return {ratio, position, clipped};
@@ -46,33 +51,40 @@ inline float slope(const Place& p, const Grid& grid) {
   return (kShifted ? p.clipped - grid.zero_point : p.clipped) - (p.position == p.clipped ? p.ratio : 0.0f);
 }
 
-template <bool kShifted>
-inline void forward_run(const float* x, float* y, int64_t count, Grid grid) {
-#pragma omp simd
-  for (int64_t i = 0; i < count; ++i) y[i] = value<kShifted>(place<kShifted>(x[i], grid).clipped, grid);
+// Whether the gradient goes through.
+template <bool kRectified>
+inline bool passes(float x, const Place& p, const Grid& grid) {
+  return p.position == p.clipped && (!kRectified || (x > 0.0f && x < grid.ceiling));
 }
 
-template <bool kShifted>
+template <bool kShifted, bool kRectified>
+inline void forward_run(const float* x, float* y, int64_t count, Grid grid) {
+#pragma omp simd
+  for (int64_t i = 0; i < count; ++i) y[i] = value<kShifted>(place<kShifted, kRectified>(x[i], grid).clipped, grid);
+}
+
+template <bool kShifted, bool kRectified>
 inline float backward_run(const float* x, const float* dy, float* dx, int64_t count, Grid grid) {
   float sum = 0.0f;
   if (dx == nullptr) {
 #pragma omp simd reduction(+ : sum)
     for (int64_t i = 0; i < count; ++i) {
-      sum += slope<kShifted>(place<kShifted>(x[i], grid), grid) * dy[i];
+      sum += slope<kShifted>(place<kShifted, kRectified>(x[i], grid), grid) * dy[i];
     }
     return sum;
   }
 #pragma omp simd reduction(+ : sum)
   for (int64_t i = 0; i < count; ++i) {
-    const Place p = place<kShifted>(x[i], grid);
-    dx[i] = p.position == p.clipped ? dy[i] : 0.0f;
+    const Place p = place<kShifted, kRectified>(x[i], grid);
+    dx[i] = passes<kRectified>(x[i], p, grid) ? dy[i] : 0.0f;
     sum += slope<kShifted>(p, grid) * dy[i];
   }
   return sum;
 }
 
-inline Grid grid_of(const float* scale, const float* zero_point, int64_t channel, float low, float high) {
-  return {scale[channel], zero_point == nullptr ? 0.0f : zero_point[channel], low, high};
+inline Grid grid_of(const float* scale, const float* zero_point, int64_t channel, float low, float high,
+                    float ceiling) {
+  return {scale[channel], zero_point == nullptr ? 0.0f : zero_point[channel], low, high, ceiling};
 }
 
 inline int64_t blocks_of(int64_t inner) { return (inner + kBlock - 1) / kBlock; }
@@ -82,9 +94,9 @@ inline int64_t length_of(int64_t inner, int64_t block) {
   return left < kBlock ? left : kBlock;
 }
 
-template <bool kShifted>
+template <bool kShifted, bool kRectified>
 void forward_all(const float* x, float* y, const float* scale, const float* zero_point, int64_t outer, int64_t channels,
-             int64_t inner, float low, float high, int threads) {
+             int64_t inner, float low, float high, float ceiling, int threads) {
   const bool parallel = outer * channels * inner >= kParallel;
   if (inner == 1) {
 #pragma omp parallel for if (parallel) num_threads(threads)
@@ -93,8 +105,8 @@ void forward_all(const float* x, float* y, const float* scale, const float* zero
       float* target = y + row * channels;
 #pragma omp simd
       for (int64_t c = 0; c < channels; ++c) {
-        const Grid grid = grid_of(scale, zero_point, c, low, high);
-        target[c] = value<kShifted>(place<kShifted>(source[c], grid).clipped, grid);
+        const Grid grid = grid_of(scale, zero_point, c, low, high, ceiling);
+        target[c] = value<kShifted>(place<kShifted, kRectified>(source[c], grid).clipped, grid);
       }
     }
     return;
@@ -103,14 +115,14 @@ void forward_all(const float* x, float* y, const float* scale, const float* zero
 #pragma omp parallel for if (parallel) num_threads(threads)
   for (int64_t piece = 0; piece < outer * channels * blocks; ++piece) {
     const int64_t row = piece / blocks, block = piece % blocks, start = row * inner + block * kBlock;
-    forward_run<kShifted>(x + start, y + start, length_of(inner, block), grid_of(scale, zero_point, row % channels, low, high));
+    forward_run<kShifted, kRectified>(x + start, y + start, length_of(inner, block), grid_of(scale, zero_point, row % channels, low, high, ceiling));
   }
 }
 
-template <bool kShifted>
+template <bool kShifted, bool kRectified>
 void backward_all(const float* x, const float* dy, float* dx, const float* scale, const float* zero_point, float* sums,
               float* dscale, int64_t outer, int64_t channels, int64_t inner, float low, float high,
-              int threads) {
+              float ceiling, int threads) {
   const bool parallel = outer * channels * inner >= kParallel;
   if (inner == 1) {
     const int64_t blocks = blocks_of(outer);
@@ -123,9 +135,9 @@ void backward_all(const float* x, const float* dy, float* dx, const float* scale
         float* target = dx == nullptr ? nullptr : dx + row * channels;
 #pragma omp simd
         for (int64_t c = 0; c < channels; ++c) {
-          const Grid grid = grid_of(scale, zero_point, c, low, high);
-          const Place p = place<kShifted>(source[c], grid);
-          if (target != nullptr) target[c] = p.position == p.clipped ? gradient[c] : 0.0f;
+          const Grid grid = grid_of(scale, zero_point, c, low, high, ceiling);
+          const Place p = place<kShifted, kRectified>(source[c], grid);
+          if (target != nullptr) target[c] = passes<kRectified>(source[c], p, grid) ? gradient[c] : 0.0f;
           of_block[c] += slope<kShifted>(p, grid) * gradient[c];
         }
       }
@@ -141,8 +153,8 @@ void backward_all(const float* x, const float* dy, float* dx, const float* scale
 #pragma omp parallel for if (parallel) num_threads(threads)
   for (int64_t piece = 0; piece < outer * channels * blocks; ++piece) {
     const int64_t row = piece / blocks, block = piece % blocks, start = row * inner + block * kBlock;
-    sums[piece] = backward_run<kShifted>(x + start, dy + start, dx == nullptr ? nullptr : dx + start, length_of(inner, block),
-                               grid_of(scale, zero_point, row % channels, low, high));
+    sums[piece] = backward_run<kShifted, kRectified>(x + start, dy + start, dx == nullptr ? nullptr : dx + start, length_of(inner, block),
+                               grid_of(scale, zero_point, row % channels, low, high, ceiling));
   }
   for (int64_t c = 0; c < channels; ++c) {
     double total = 0.0;
@@ -161,18 +173,20 @@ int64_t num_sums(int64_t outer, int64_t channels, int64_t inner) {
   return inner == 1 ? blocks_of(outer) * channels : outer * channels * blocks_of(inner);
 }
 
-// `zero_point` may be null: then it is zero everywhere.
+// `zero_point` may be null: then it is zero everywhere. A negative `ceiling` is none.
 void forward(const float* x, float* y, const float* scale, const float* zero_point, int64_t outer, int64_t channels,
-             int64_t inner, float low, float high, int threads) {
-  auto run = zero_point == nullptr ? forward_all<false> : forward_all<true>;
-  run(x, y, scale, zero_point, outer, channels, inner, low, high, threads);
+             int64_t inner, float low, float high, float ceiling, int threads) {
+  auto run = zero_point == nullptr ? (ceiling >= 0.0f ? forward_all<false, true> : forward_all<false, false>)
+                                   : (ceiling >= 0.0f ? forward_all<true, true> : forward_all<true, false>);
+  run(x, y, scale, zero_point, outer, channels, inner, low, high, ceiling, threads);
 }
 
 // `zero_point` and `dx` may be null. `sums` has room for `num_sums` numbers; `dscale` gets one for each channel.
 void backward(const float* x, const float* dy, float* dx, const float* scale, const float* zero_point, float* sums,
-              float* dscale, int64_t outer, int64_t channels, int64_t inner, float low, float high,
+              float* dscale, int64_t outer, int64_t channels, int64_t inner, float low, float high, float ceiling,
               int threads) {
-  auto run = zero_point == nullptr ? backward_all<false> : backward_all<true>;
-  run(x, dy, dx, scale, zero_point, sums, dscale, outer, channels, inner, low, high, threads);
+  auto run = zero_point == nullptr ? (ceiling >= 0.0f ? backward_all<false, true> : backward_all<false, false>)
+                                   : (ceiling >= 0.0f ? backward_all<true, true> : backward_all<true, false>);
+  run(x, dy, dx, scale, zero_point, sums, dscale, outer, channels, inner, low, high, ceiling, threads);
 }
 }

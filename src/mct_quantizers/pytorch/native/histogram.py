@@ -10,7 +10,7 @@ from mct_quantizers.pytorch.native.memory import is_dense, is_plain
 
 
 def histogram(x: Tensor, low: float, high: float, bins: int) -> Tensor:
-    """How many values lie in each of `bins` bins of equal width from `low` to `high`; others go to the bins at the ends.
+    """How many values lie in each of `bins` bins of equal width; those outside go to the bins at the ends.
 
     Args:
         x: float32 or float64 without NaN, any shape.

@@ -34,8 +34,8 @@ _POINTER, _SIZE, _FLOAT, _INT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float,
 _SIZES = [_SIZE] * 3
 _SIGNATURES = {
     "num_sums": (_SIZES, _SIZE),
-    "forward": ([_POINTER] * 4 + _SIZES + [_FLOAT] * 2 + [_INT], None),
-    "backward": ([_POINTER] * 7 + _SIZES + [_FLOAT] * 2 + [_INT], None),
+    "forward": ([_POINTER] * 4 + _SIZES + [_FLOAT] * 3 + [_INT], None),
+    "backward": ([_POINTER] * 7 + _SIZES + [_FLOAT] * 3 + [_INT], None),
     "histogram": ([_POINTER, _SIZE, _FLOAT, _FLOAT, _SIZE, _POINTER, _INT], None),
 }
 

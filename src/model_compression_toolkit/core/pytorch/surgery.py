@@ -3,18 +3,21 @@
 """Changing a captured model: folding batch norms, wrapping layers, inserting holders. Nothing decides here."""
 
 import dataclasses
+import operator
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, fx, nn
+from torch.nn import functional
 
 from mct_quantizers.common import arithmetic
 from mct_quantizers.common.lookup_table import LookupTable
 from mct_quantizers.pytorch import ops as torch_ops
 from mct_quantizers.pytorch.activation_quantization_holder import PytorchActivationQuantizationHolder
 from mct_quantizers.pytorch.attribute_forwarding import ForwardsAttributes
+from mct_quantizers.pytorch.pending_relu import ReLU6BeforeQuantization, ReLUBeforeQuantization
 from mct_quantizers.pytorch.quantize_wrapper import PytorchQuantizationWrapper
 from model_compression_toolkit.core.common.operation_graph import Kind
 from model_compression_toolkit.core.common.quantization_config import CaptureMode
@@ -34,6 +37,14 @@ from model_compression_toolkit.core.pytorch.operators import kind_of_module
 _PLAN_ATTRIBUTE = "quantization_plan"
 _NAME_ATTRIBUTE = "plan_layer"
 HOLDER_SUFFIX = "activation_holder_quantizer"
+_RELU_FUNCTIONS: dict[Any, type[nn.Module]] = {
+    **dict.fromkeys((functional.relu, functional.relu_, torch.relu, torch.relu_), nn.ReLU),
+    functional.relu6: nn.ReLU6,
+}
+_PENDING_RELUS: dict[type[nn.Module], type[nn.Module]] = {
+    nn.ReLU: ReLUBeforeQuantization,
+    nn.ReLU6: ReLU6BeforeQuantization,
+}
 
 QuantizerFactory = Callable[[TensorPlan], Any]
 
@@ -134,6 +145,32 @@ def apply_plan(
         root.recompile()
     set_plan(root, plan)
     return root
+
+
+def leave_relus_to_quantizers(model: nn.Module) -> None:
+    """Let ReLUs be computed by the quantizers behind them, in training: one pass over memory instead of two.
+
+    Those are taken whose input nothing else sees, and whose output only a holder.
+
+    Args:
+        model: a quantized model; one captured as a graph is changed, what it computes is not.
+    """
+    if not isinstance(model, fx.GraphModule):
+        return
+    fits_everywhere: dict[nn.Module, bool] = {}
+    for node in model.graph.nodes:
+        module = model.get_submodule(str(node.target)) if node.op == "call_module" else None
+        if module is not None and type(module) in _PENDING_RELUS:
+            fits_everywhere[module] = _is_between(model, node) and fits_everywhere.get(module, True)
+        elif node.op == "call_function" and node.target in _RELU_FUNCTIONS and _is_between(model, node):
+            # A module: a graph that is traced anew, as when it is unpickled, does not look into it.
+            name = f"{node.name}_before_quantization"
+            model.add_module(name, _PENDING_RELUS[_RELU_FUNCTIONS[node.target]]())
+            node.op, node.target, node.args, node.kwargs = "call_module", name, tuple(node.all_input_nodes), {}
+    for module, fits in fits_everywhere.items():
+        if fits:
+            _replace(model, module, _PENDING_RELUS[type(module)]())
+    model.recompile()
 
 
 def plan_of(model: nn.Module) -> QuantizationPlan:
@@ -265,6 +302,28 @@ def _insert_holder(captured: Captured, layer: str, holder: nn.Module) -> None:
     with captured.graph.inserting_after(_last_of_placeholders(node)):
         inserted = captured.graph.call_module(name, (node,))
     node.replace_all_uses_with(inserted, delete_user_cb=lambda user: user is not inserted)
+
+
+def _is_between(model: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether a node alone sees a new tensor, and only a holder sees its result."""
+    (source,), users = node.all_input_nodes, list(node.users)
+    return (
+        len(users) == 1
+        and users[0].op == "call_module"
+        and isinstance(model.get_submodule(str(users[0].target)), PytorchActivationQuantizationHolder)
+        and _is_alone_with_a_new_tensor(model, source)
+    )
+
+
+def _is_alone_with_a_new_tensor(model: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether what a node returns is memory that nothing but its one user can change."""
+    if len(node.users) != 1:
+        return False
+    if node.op == "call_module":
+        return isinstance(model.get_submodule(str(node.target)), (LiveBatchNorm, PytorchQuantizationWrapper))
+    if node.op == "call_function" and node.target is operator.iadd:
+        return _is_alone_with_a_new_tensor(model, node.all_input_nodes[0])
+    return node.op == "call_function" and node.target in (operator.add, torch.add)
 
 
 def _last_of_placeholders(node: fx.Node) -> fx.Node:

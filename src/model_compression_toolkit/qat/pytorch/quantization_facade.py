@@ -20,6 +20,7 @@ from model_compression_toolkit.core.pytorch.surgery import (
     apply_plan,
     bypass_layer,
     fold_live_batch_norm,
+    leave_relus_to_quantizers,
     plan_of,
     quantizer_of,
     replace_quantizer,
@@ -64,7 +65,9 @@ def prepare_qat(
     def quantizer(tensor: TensorPlan) -> Any:
         return SELECTION.quantizer_for(tensor, methods)
 
-    return apply_plan(captured, plan, quantizer, quantizer).train()
+    prepared = apply_plan(captured, plan, quantizer, quantizer)
+    leave_relus_to_quantizers(prepared)
+    return prepared.train()
 
 
 def finalize(model: nn.Module) -> nn.Module:
