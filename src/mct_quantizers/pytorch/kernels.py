@@ -15,12 +15,12 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from mct_quantizers.pytorch import recomputation
-from mct_quantizers.pytorch.native.fake_quantize import NO_RELU, NativeCall
+from mct_quantizers.pytorch.native.fake_quantize import NativeCall
 from mct_quantizers.pytorch.pending_relu import PendingReLU
 
 
 def fake_quantize(
-    x: Tensor, scale: Tensor, zero_point: Tensor | None, quant_min: int, quant_max: int, ceiling: float = NO_RELU
+    x: Tensor, scale: Tensor, zero_point: Tensor | None, quant_min: int, quant_max: int, ceiling: float | None = None
 ) -> Tensor:
     """`mct_quantizers.common.arithmetic.fake_quantize_tensor` in place on one fresh tensor, without a gradient.
 
@@ -30,7 +30,7 @@ def fake_quantize(
         zero_point: integers, broadcast against `x`; None for zero.
         quant_min: smallest integer.
         quant_max: largest integer.
-        ceiling: where not negative, `x` goes through a ReLU with this upper end first.
+        ceiling: upper end of a ReLU that `x` goes through first; None for no ReLU.
 
     Returns:
         Tensor of the shape and dtype of `x` that needs no gradient.
@@ -39,7 +39,7 @@ def fake_quantize(
     native = NativeCall.of(wide, scale, zero_point)
     if native is not None:
         return native.forward(wide, quant_min, quant_max, ceiling).to(x.dtype)
-    if ceiling >= 0.0:
+    if ceiling is not None:
         wide = wide.clamp(0.0, ceiling)
     q = torch.div(wide, scale.detach()).round_()
     if zero_point is None:
@@ -53,7 +53,7 @@ def fake_quantize_learned(
     x: Tensor, scale: Tensor, zero_point: Tensor | None, quant_min: int, quant_max: int, gradient_factor: Any = 1.0
 ) -> Tensor:
     """`fake_quantize` with the gradients of `arithmetic.fake_quantize_learned` to `x` and `scale`."""
-    ceiling = NO_RELU
+    ceiling = None
     if isinstance(x, PendingReLU):
         relu, x = x, x.source
         if relu.is_pending and NativeCall.of(x, scale, zero_point) is not None:
@@ -76,7 +76,7 @@ class _FakeQuantizeLearned(Function):
         quant_min: int,
         quant_max: int,
         gradient_factor: Any,
-        ceiling: float,
+        ceiling: float | None,
     ) -> Tensor:
         del gradient_factor
         return fake_quantize(x, scale, zero_point, quant_min, quant_max, ceiling)
@@ -106,8 +106,8 @@ class _FakeQuantizeLearned(Function):
         ctx: Any, x: Tensor, gradient: Tensor, scale: Tensor, zero_point: Tensor | None
     ) -> tuple[Tensor | None, Tensor | None]:
         """The gradients to `x` and `scale` in operators of torch."""
-        ceiling: float = ctx.ceiling
-        ratio = torch.div(x if ceiling < 0.0 else x.clamp(0.0, ceiling), scale)
+        ceiling: float | None = ctx.ceiling
+        ratio = torch.div(x if ceiling is None else x.clamp(0.0, ceiling), scale)
         position = torch.round(ratio)
         if zero_point is not None:
             position.add_(zero_point)
@@ -116,7 +116,7 @@ class _FakeQuantizeLearned(Function):
         inside = position == clipped
         to_x = to_scale = None
         if ctx.needs_input_grad[0]:
-            passes = inside if ceiling < 0.0 else inside & (x > 0.0) & (x < ceiling)
+            passes = inside if ceiling is None else inside & (x > 0.0) & (x < ceiling)
             to_x = torch.where(passes, gradient, 0.0).to(ctx.saved_tensors[0].dtype)
         if ctx.needs_input_grad[1]:
             if zero_point is not None:

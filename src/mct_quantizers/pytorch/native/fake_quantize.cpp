@@ -3,16 +3,18 @@
 //
 // Fake quantization in one pass over memory, forward and backward, with the codes of the NumPy reference: division by
 // the scale, ties to even, NaN stays NaN. Tensors are seen as (outer, channels, inner), of which `channels` share a
-// scale each; a tensor with one scale is (1, 1, inner). With a `ceiling` that is not negative values are first clipped to
-// [0, ceiling], and those at or beyond the ends get no gradient: ReLU (infinity) and ReLU6. Compile without -ffast-math and with -ffp-contract=off.
+// scale each; a tensor with one scale is (1, 1, inner). With a `ceiling` that is not negative values are first clipped
+// to [0, ceiling], and those at or beyond the ends get no gradient: ReLU (infinity) and ReLU6. Compile without
+// -ffast-math and with -ffp-contract=off.
 
 #include <cmath>
 #include <cstdint>
 
 namespace {
 
-// Elements that are summed in float32 before their sum goes into a float64 one. Sums do not depend on the threads.
-constexpr int64_t kBlock = 4096;
+// Elements at once, at most; they are summed in float32 before their sum goes into a float64 one. Sums do not depend on
+// the threads.
+constexpr int64_t kBlock = 2048;
 // Below this many elements threads cost more than they bring.
 constexpr int64_t kParallel = 32768;
 
@@ -24,14 +26,17 @@ struct Place {
   float ratio, position, clipped;
 };
 
+// Comparisons with NaN are false: NaN goes through these and the others.
+template <bool kRectified>
+inline float rectify(float x, const Grid& grid) {
+  if (!kRectified) return x;
+  x = x < 0.0f ? 0.0f : x;
+  return x > grid.ceiling ? grid.ceiling : x;
+}
+
 // Without a zero point nothing is added: zero keeps its sign.
-template <bool kShifted, bool kRectified>
+template <bool kShifted>
 inline Place place(float x, const Grid& grid) {
-  // Comparisons with NaN are false: NaN goes through.
-  if (kRectified) {
-    x = x < 0.0f ? 0.0f : x;
-    x = x > grid.ceiling ? grid.ceiling : x;
-  }
   const float ratio = x / grid.scale;
   float position = std::nearbyint(ratio);
   if (kShifted) position += grid.zero_point;
@@ -51,33 +56,49 @@ inline float slope(const Place& p, const Grid& grid) {
   return (kShifted ? p.clipped - grid.zero_point : p.clipped) - (p.position == p.clipped ? p.ratio : 0.0f);
 }
 
-// Whether the gradient goes through.
+// Whether the gradient goes through. Without a short cut: a loop with branches does not vectorize.
 template <bool kRectified>
-inline bool passes(float x, const Place& p, const Grid& grid) {
-  return p.position == p.clipped && (!kRectified || (x > 0.0f && x < grid.ceiling));
+inline bool rectifier_passes(float x, const Grid& grid) {
+  return !kRectified || ((x > 0.0f) & (x < grid.ceiling));
 }
 
 template <bool kShifted, bool kRectified>
 inline void forward_run(const float* x, float* y, int64_t count, Grid grid) {
 #pragma omp simd
-  for (int64_t i = 0; i < count; ++i) y[i] = value<kShifted>(place<kShifted, kRectified>(x[i], grid).clipped, grid);
+  for (int64_t i = 0; i < count; ++i) {
+    y[i] = value<kShifted>(place<kShifted>(rectify<kRectified>(x[i], grid), grid).clipped, grid);
+  }
 }
 
-template <bool kShifted, bool kRectified>
-inline float backward_run(const float* x, const float* dy, float* dx, int64_t count, Grid grid) {
+template <bool kShifted>
+inline float backward_plain(const float* x, const float* dy, float* dx, int64_t count, const Grid& grid) {
   float sum = 0.0f;
   if (dx == nullptr) {
 #pragma omp simd reduction(+ : sum)
-    for (int64_t i = 0; i < count; ++i) {
-      sum += slope<kShifted>(place<kShifted, kRectified>(x[i], grid), grid) * dy[i];
-    }
+    for (int64_t i = 0; i < count; ++i) sum += slope<kShifted>(place<kShifted>(x[i], grid), grid) * dy[i];
     return sum;
   }
 #pragma omp simd reduction(+ : sum)
   for (int64_t i = 0; i < count; ++i) {
-    const Place p = place<kShifted, kRectified>(x[i], grid);
-    dx[i] = passes<kRectified>(x[i], p, grid) ? dy[i] : 0.0f;
+    const Place p = place<kShifted>(x[i], grid);
+    dx[i] = p.position == p.clipped ? dy[i] : 0.0f;
     sum += slope<kShifted>(p, grid) * dy[i];
+  }
+  return sum;
+}
+
+// At most kBlock elements.
+template <bool kShifted, bool kRectified>
+inline float backward_run(const float* x, const float* dy, float* dx, int64_t count, const Grid& grid) {
+  if (!kRectified) return backward_plain<kShifted>(x, dy, dx, count, grid);
+  // Loops of their own, in the cache: of one loop the compiler makes branches.
+  float rectified[kBlock];
+#pragma omp simd
+  for (int64_t i = 0; i < count; ++i) rectified[i] = rectify<kRectified>(x[i], grid);
+  const float sum = backward_plain<kShifted>(rectified, dy, dx, count, grid);
+  if (dx != nullptr) {
+#pragma omp simd
+    for (int64_t i = 0; i < count; ++i) dx[i] = rectifier_passes<kRectified>(x[i], grid) ? dx[i] : 0.0f;
   }
   return sum;
 }
@@ -106,7 +127,7 @@ void forward_all(const float* x, float* y, const float* scale, const float* zero
 #pragma omp simd
       for (int64_t c = 0; c < channels; ++c) {
         const Grid grid = grid_of(scale, zero_point, c, low, high, ceiling);
-        target[c] = value<kShifted>(place<kShifted, kRectified>(source[c], grid).clipped, grid);
+        target[c] = value<kShifted>(place<kShifted>(rectify<kRectified>(source[c], grid), grid).clipped, grid);
       }
     }
     return;
@@ -115,7 +136,8 @@ void forward_all(const float* x, float* y, const float* scale, const float* zero
 #pragma omp parallel for if (parallel) num_threads(threads)
   for (int64_t piece = 0; piece < outer * channels * blocks; ++piece) {
     const int64_t row = piece / blocks, block = piece % blocks, start = row * inner + block * kBlock;
-    forward_run<kShifted, kRectified>(x + start, y + start, length_of(inner, block), grid_of(scale, zero_point, row % channels, low, high, ceiling));
+    const Grid grid = grid_of(scale, zero_point, row % channels, low, high, ceiling);
+    forward_run<kShifted, kRectified>(x + start, y + start, length_of(inner, block), grid);
   }
 }
 
@@ -136,8 +158,9 @@ void backward_all(const float* x, const float* dy, float* dx, const float* scale
 #pragma omp simd
         for (int64_t c = 0; c < channels; ++c) {
           const Grid grid = grid_of(scale, zero_point, c, low, high, ceiling);
-          const Place p = place<kShifted, kRectified>(source[c], grid);
-          if (target != nullptr) target[c] = passes<kRectified>(source[c], p, grid) ? gradient[c] : 0.0f;
+          const Place p = place<kShifted>(rectify<kRectified>(source[c], grid), grid);
+          const bool inside = (p.position == p.clipped) & rectifier_passes<kRectified>(source[c], grid);
+          if (target != nullptr) target[c] = inside ? gradient[c] : 0.0f;
           of_block[c] += slope<kShifted>(p, grid) * gradient[c];
         }
       }
@@ -153,8 +176,9 @@ void backward_all(const float* x, const float* dy, float* dx, const float* scale
 #pragma omp parallel for if (parallel) num_threads(threads)
   for (int64_t piece = 0; piece < outer * channels * blocks; ++piece) {
     const int64_t row = piece / blocks, block = piece % blocks, start = row * inner + block * kBlock;
-    sums[piece] = backward_run<kShifted, kRectified>(x + start, dy + start, dx == nullptr ? nullptr : dx + start, length_of(inner, block),
-                               grid_of(scale, zero_point, row % channels, low, high, ceiling));
+    const Grid grid = grid_of(scale, zero_point, row % channels, low, high, ceiling);
+    float* target = dx == nullptr ? nullptr : dx + start;
+    sums[piece] = backward_run<kShifted, kRectified>(x + start, dy + start, target, length_of(inner, block), grid);
   }
   for (int64_t c = 0; c < channels; ++c) {
     double total = 0.0;

@@ -11,9 +11,6 @@ from torch import Tensor
 from mct_quantizers.pytorch.native.library import native_library
 from mct_quantizers.pytorch.native.memory import is_plain, sizes_around_channels
 
-NO_RELU = -1.0
-"""The ceiling of a tensor that goes through no ReLU before it is quantized."""
-
 
 class NativeCall(NamedTuple):
     """A tensor that the native kernels take, as (outer, channels, inner) in the order of its memory.
@@ -54,17 +51,17 @@ class NativeCall(NamedTuple):
             zero_point = zero_point.to(torch.float32).expand(scale.shape).contiguous()
         return cls(library, scale.detach().contiguous(), zero_point, sizes)
 
-    def forward(self, x: Tensor, quant_min: int, quant_max: int, ceiling: float = NO_RELU) -> Tensor:
+    def forward(self, x: Tensor, quant_min: int, quant_max: int, ceiling: float | None = None) -> Tensor:
         """The quantized values of `x`, or of its ReLU up to `ceiling`: a new tensor that lies as `x`."""
         y = torch.empty_like(x)
         self.library.forward(
             x.data_ptr(), y.data_ptr(), self.scale.data_ptr(), _address(self.zero_point), *self.sizes,
-            quant_min, quant_max, ceiling, torch.get_num_threads(),
+            *_settings(quant_min, quant_max, ceiling),
         )  # fmt: skip
         return y
 
     def backward(
-        self, x: Tensor, gradient: Tensor, quant_min: int, quant_max: int, needs_x: bool, ceiling: float = NO_RELU
+        self, x: Tensor, gradient: Tensor, quant_min: int, quant_max: int, needs_x: bool, ceiling: float | None = None
     ) -> tuple[Tensor | None, Tensor]:
         """The gradients to `x`, None where it is not needed, and to the scale, of its shape."""
         if gradient.stride() != x.stride():
@@ -74,11 +71,15 @@ class NativeCall(NamedTuple):
         sums = torch.empty(self.library.num_sums(*self.sizes), dtype=torch.float32)
         self.library.backward(
             x.data_ptr(), gradient.data_ptr(), _address(to_x), self.scale.data_ptr(), _address(self.zero_point),
-            sums.data_ptr(), to_scale.data_ptr(), *self.sizes, quant_min, quant_max, ceiling,
-            torch.get_num_threads(),
+            sums.data_ptr(), to_scale.data_ptr(), *self.sizes, *_settings(quant_min, quant_max, ceiling),
         )  # fmt: skip
         return to_x, to_scale
 
 
 def _address(tensor: Tensor | None) -> int | None:
     return None if tensor is None else tensor.data_ptr()
+
+
+def _settings(quant_min: int, quant_max: int, ceiling: float | None) -> tuple[float, float, float, int]:
+    """The last arguments of a kernel; a negative ceiling is none."""
+    return quant_min, quant_max, -1.0 if ceiling is None else ceiling, torch.get_num_threads()
