@@ -1,9 +1,10 @@
 # Two commands do everything: `make demo` and `make test`. Both create .venv first.
 PYTHON ?= python3
 VENV ?= .venv
+PEERS ?= .venv-peers
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint test-slow clean
+.PHONY: demo test lint test-slow peers clean
 
 demo: $(VENV)/.installed
 	$(BIN)/mct demo
@@ -15,6 +16,10 @@ test: $(VENV)/.installed lint
 
 test-slow: $(VENV)/.installed
 	$(BIN)/pytest -n auto -m slow
+
+# Other packages, two of them with the names of ours, so in an environment of their own.
+peers: $(VENV)/.installed $(PEERS)/.installed
+	$(BIN)/python benchmarks/peers.py --peers-python $(PEERS)/bin/python
 
 # Tests compile the same small programs again and again.
 JAX_CACHE := JAX_COMPILATION_CACHE_DIR=$(abspath $(VENV))/jax_cache \
@@ -32,5 +37,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[torch,keras,jax,onnx,dev]" tensorflow-cpu
 	touch $@
 
+$(PEERS)/.installed: benchmarks/peers.txt
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/pip install --quiet --requirement benchmarks/peers.txt
+	touch $@
+
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(PEERS)

@@ -18,7 +18,7 @@ from functools import partial
 
 import torch
 from interleaved import PeakMemory, environment, median_seconds
-from qat_step import ResNet20
+from networks import ResNet20
 from torch import Tensor, nn
 
 import model_compression_toolkit as mct

@@ -12,8 +12,6 @@ from typing import Any
 
 import torch
 
-import mct_quantizers
-
 Candidates = dict[str, Callable[[], object]]
 
 
@@ -55,6 +53,9 @@ def _status(name: str) -> int:
 
 def environment(seed: int) -> dict[str, Any]:
     """Versions, hardware and seed."""
+    # Here, so that the rest runs where the project is not installed.
+    import mct_quantizers
+
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if Path("/proc/cpuinfo").is_file() else []
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return {

@@ -1,0 +1,94 @@
+# SPDX-FileCopyrightText: The quantizers-infrastructure authors
+# SPDX-License-Identifier: Apache-2.0
+"""What comes before and after training: prepare, finalize, export and load, with times and the rise of memory.
+
+    python benchmarks/stages.py
+
+ResNet-20, and a transformer of 100 million parameters (--large; a minute, 6 GB). Each stage runs once, in a fresh
+process for each network: they are done once in a training. Export holds the proof in ONNX Runtime.
+"""
+
+import argparse
+import json
+import multiprocessing
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from interleaved import PeakMemory, environment
+from networks import Block, ResNet20
+from torch import Tensor, nn
+
+import model_compression_toolkit as mct
+
+SEED = 0
+
+
+class Transformer(nn.Module):
+    """Blocks of width 768 over 64 tokens, with 100 million parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, 768, 4, 4)
+        self.blocks = nn.Sequential(*(Block(768, 12) for _ in range(14)))
+        self.norm, self.head = nn.LayerNorm(768), nn.Linear(768, 1000)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Class scores of images (N, 3, 32, 32)."""
+        return self.head(self.norm(self.blocks(self.patches(x).flatten(2).transpose(1, 2))).mean(dim=1))
+
+
+NETWORKS: dict[str, Callable[[], nn.Module]] = {"ResNet-20": ResNet20, "transformer": Transformer}
+
+
+def stages(name: str) -> dict[str, float]:
+    """Seconds and MB of each stage of a network at W4A8."""
+    torch.manual_seed(SEED)
+    model, images = NETWORKS[name]().eval(), torch.randn(16, 3, 32, 32)
+    result: dict[str, float] = {"parameters": sum(parameter.numel() for parameter in model.parameters())}
+
+    def measured(stage: str, run: Callable[[], Any]) -> Any:
+        memory, start = PeakMemory(), time.perf_counter()
+        outcome = run()
+        result[f"{stage}, s"], result[f"{stage}, MB"] = time.perf_counter() - start, memory.read()
+        return outcome
+
+    measured("plain inference", lambda: model(images))
+    config = mct.QuantizationConfig.from_bits("w4a8")
+    prepared = measured("prepare", partial(mct.prepare_qat, model, images, config))
+    frozen = measured("finalize", partial(mct.finalize, prepared))
+    with tempfile.TemporaryDirectory() as folder:
+        path, packed = Path(folder, "model.onnx"), Path(folder, "model.safetensors")
+        few = images[:2]
+        measured("export to ONNX", partial(mct.export, frozen, path, few, verify=few, quiet=True))
+        measured("export to safetensors", partial(mct.export, frozen, packed, quiet=True))
+        measured("load from safetensors", partial(mct.load, packed, model))
+        result["ONNX file, MB"], result["safetensors, MB"] = (file.stat().st_size / 2**20 for file in (path, packed))
+    return result
+
+
+def main() -> None:
+    """Run and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--large", action="store_true", help="the transformer of 100 million parameters too")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    results = {}
+    for name in NETWORKS if options.large else ["ResNet-20"]:
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            results[name] = pool.apply(stages, (name,))
+    where = environment(SEED)
+    if options.json:
+        print(json.dumps({**where, "results": results}, indent=2))
+        return
+    print(where)
+    for name, numbers in results.items():
+        print(f"{name}: " + "; ".join(f"{what} {number:,.2f}" for what, number in numbers.items()))
+
+
+if __name__ == "__main__":
+    main()
