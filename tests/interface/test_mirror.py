@@ -29,6 +29,10 @@ ONLY_PYTORCH_FILES = {
     "native/__init__.py",  # kernels for eager tensors on the CPU; Keras's backends have compilers of their own
     "native/library.py",
     "native/fake_quantize.py",
+    "native/histogram.py",
+    "native/memory.py",
+    "pending_relu.py",  # what compilers of Keras's backends fuse, or store, by themselves
+    "recomputation.py",
     "regularization.py",  # Keras adds what layers add to the loss by itself
 }
 ONLY_KERAS_FILES = {

@@ -19,9 +19,7 @@ from mct_quantizers.pytorch.native.fake_quantize import NativeCall
 from mct_quantizers.pytorch.pending_relu import PendingReLU
 
 
-def fake_quantize(
-    x: Tensor, scale: Tensor, zero_point: Tensor | None, quant_min: int, quant_max: int, ceiling: float | None = None
-) -> Tensor:
+def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor | None, quant_min: int, quant_max: int) -> Tensor:
     """`mct_quantizers.common.arithmetic.fake_quantize_tensor` in place on one fresh tensor, without a gradient.
 
     Args:
@@ -30,11 +28,17 @@ def fake_quantize(
         zero_point: integers, broadcast against `x`; None for zero.
         quant_min: smallest integer.
         quant_max: largest integer.
-        ceiling: upper end of a ReLU that `x` goes through first; None for no ReLU.
 
     Returns:
         Tensor of the shape and dtype of `x` that needs no gradient.
     """
+    return _after_relu(x, scale, zero_point, quant_min, quant_max, None)
+
+
+def _after_relu(
+    x: Tensor, scale: Tensor, zero_point: Tensor | None, quant_min: int, quant_max: int, ceiling: float | None
+) -> Tensor:
+    """`fake_quantize` of the ReLU of `x` up to `ceiling`; of `x` itself for None."""
     wide = _wide(x.detach())
     native = NativeCall.of(wide, scale, zero_point)
     if native is not None:
@@ -62,7 +66,7 @@ def fake_quantize_learned(
             x = relu.computed
     apply: Any = _FakeQuantizeLearned.apply
     result: Tensor = apply(x, scale, zero_point, quant_min, quant_max, gradient_factor, ceiling)
-    compute = partial(fake_quantize, quant_min=quant_min, quant_max=quant_max, ceiling=ceiling)
+    compute = partial(_after_relu, quant_min=quant_min, quant_max=quant_max, ceiling=ceiling)
     recomputation.remember(result, compute, x, scale, zero_point)
     return result
 
@@ -79,7 +83,7 @@ class _FakeQuantizeLearned(Function):
         ceiling: float | None,
     ) -> Tensor:
         del gradient_factor
-        return fake_quantize(x, scale, zero_point, quant_min, quant_max, ceiling)
+        return _after_relu(x, scale, zero_point, quant_min, quant_max, ceiling)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
