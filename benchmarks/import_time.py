@@ -1,8 +1,10 @@
 # SPDX-FileCopyrightText: The quantizers-infrastructure authors
 # SPDX-License-Identifier: Apache-2.0
-"""How long imports take, each in processes of their own that take turns; an empty program is taken off.
+"""How long imports take.
 
-python benchmarks/import_time.py
+    python benchmarks/import_time.py
+
+Each runs in processes of its own, which take turns; the time of an empty program is taken off.
 """
 
 import argparse

@@ -132,7 +132,7 @@ def main() -> None:
     if options.run:
         try:
             found = measure(options.run, options.repetitions)
-        except Exception as error:
+        except Exception as error:  # another package may raise anything; its row says so
             found = {"failed": first_line(error)}
         print(json.dumps(found) if options.json else table({options.run: found}))
         return

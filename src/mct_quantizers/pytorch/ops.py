@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mct_quantizers.common import arithmetic
 from mct_quantizers.pytorch import kernels
+from mct_quantizers.pytorch.native.memory import is_traced
 
 
 def check_floating_point(x: Tensor) -> None:
@@ -163,12 +164,7 @@ def fake_quantize_learned(
 
 def is_concrete(x: Tensor) -> bool:
     """Whether `x` holds values that can be kept, and is no stand-in while a function is traced or transformed."""
-    return (
-        type(x) in (nn.Parameter, Tensor)
-        and not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]  # torch has no types here
-        and not x.is_inference()
-    )
+    return type(x) in (nn.Parameter, Tensor) and not is_traced() and not x.is_inference()
 
 
 def snapshot(x: Tensor) -> tuple[Tensor, int]:

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils import _pytree as pytree
 
+from mct_quantizers.pytorch.native.memory import is_traced
+
 # They tell of the shape and kind of a tensor, which a ReLU does not change.
 _WITHOUT_VALUES = frozenset(
     {
@@ -71,8 +73,7 @@ def relu_before_quantization(x: Tensor, ceiling: float = math.inf) -> Tensor:
         x: a tensor that nothing else changes.
         ceiling: upper end: infinity, or 6.
     """
-    is_traced = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-    if is_traced or not (x.is_cpu and x.requires_grad and torch.is_grad_enabled() and type(x) is Tensor):
+    if is_traced() or not (x.is_cpu and x.requires_grad and torch.is_grad_enabled() and type(x) is Tensor):
         return _relu(x, ceiling)
     return PendingReLU.of(x, ceiling)
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mct_quantizers.pytorch.native.library import native_library
-from mct_quantizers.pytorch.native.memory import is_plain, sizes_around_channels
+from mct_quantizers.pytorch.native.memory import is_plain, is_traced, sizes_around_channels
 
 
 class NativeCall(NamedTuple):
@@ -36,10 +36,7 @@ class NativeCall(NamedTuple):
             scale: broadcasts against `x`.
             zero_point: integers, broadcast against `x`; None for zero.
         """
-        # What is traced must be seen as operators.
-        if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
-            return None
-        if not is_plain(x) or not is_plain(scale):
+        if is_traced() or not is_plain(x) or not is_plain(scale):
             return None
         sizes = sizes_around_channels(x, scale)
         library = None if sizes is None else native_library()

@@ -9,6 +9,12 @@ import torch
 from torch import Tensor
 
 
+def is_traced() -> bool:
+    """Whether operators are recorded, by a compiler or a tracer: what is to be seen must be operators of torch."""
+    # torch has no types here.
+    return torch.compiler.is_compiling() or bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
+
+
 def is_plain(x: Tensor) -> bool:
     """Whether memory of float32 numbers on the CPU stands behind a tensor."""
     if (
