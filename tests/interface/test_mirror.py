@@ -31,7 +31,7 @@ ONLY_PYTORCH_FILES = {
     "native/fake_quantize.py",
     "native/histogram.py",
     "native/memory.py",
-    "pending_relu.py",  # what compilers of Keras's backends fuse, or store, by themselves
+    "pending.py",  # what compilers of Keras's backends fuse, or store, by themselves
     "recomputation.py",
     "regularization.py",  # Keras adds what layers add to the loss by itself
 }

@@ -15,8 +15,9 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from mct_quantizers.pytorch import recomputation
-from mct_quantizers.pytorch.native.fake_quantize import NativeCall
-from mct_quantizers.pytorch.pending_relu import PendingReLU
+from mct_quantizers.pytorch.native.batch_norm import NormalizedCall
+from mct_quantizers.pytorch.native.fake_quantize import NativeCall, Settings
+from mct_quantizers.pytorch.pending import Pending
 
 
 def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor | None, quant_min: int, quant_max: int) -> Tensor:
@@ -32,19 +33,10 @@ def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor | None, quant_min
     Returns:
         Tensor of the shape and dtype of `x` that needs no gradient.
     """
-    return _after_relu(x, scale, zero_point, quant_min, quant_max, None)
-
-
-def _after_relu(
-    x: Tensor, scale: Tensor, zero_point: Tensor | None, quant_min: int, quant_max: int, ceiling: float | None
-) -> Tensor:
-    """`fake_quantize` of the ReLU of `x` up to `ceiling`; of `x` itself for None."""
     wide = _wide(x.detach())
     native = NativeCall.of(wide, scale, zero_point)
     if native is not None:
-        return native.forward(wide, quant_min, quant_max, ceiling).to(x.dtype)
-    if ceiling is not None:
-        wide = wide.clamp(0.0, ceiling)
+        return native.forward(wide, Settings(quant_min, quant_max)).to(x.dtype)
     q = torch.div(wide, scale.detach()).round_()
     if zero_point is None:
         q.clamp_(quant_min, quant_max)
@@ -57,37 +49,105 @@ def fake_quantize_learned(
     x: Tensor, scale: Tensor, zero_point: Tensor | None, quant_min: int, quant_max: int, gradient_factor: Any = 1.0
 ) -> Tensor:
     """`fake_quantize` with the gradients of `arithmetic.fake_quantize_learned` to `x` and `scale`."""
-    ceiling = None
-    if isinstance(x, PendingReLU):
-        relu, x = x, x.source
-        if relu.is_pending and NativeCall.of(x, scale, zero_point) is not None:
-            ceiling = relu.ceiling
-        else:
-            x = relu.computed
-    apply: Any = _FakeQuantizeLearned.apply
-    result: Tensor = apply(x, scale, zero_point, quant_min, quant_max, gradient_factor, ceiling)
-    compute = partial(_after_relu, quant_min=quant_min, quant_max=quant_max, ceiling=ceiling)
-    recomputation.remember(result, compute, x, scale, zero_point)
+    apply: Any
+    settings = Settings(quant_min, quant_max)
+    if isinstance(x, Pending):
+        if x.is_pending and x.norm is not None:
+            normalized = NormalizedCall.of(x.source, scale, zero_point)
+            if normalized is not None:
+                apply, norm = _NativeNormalized.apply, x.norm
+                settings = settings._replace(ceiling=x.ceiling)
+                result: Tensor = apply(
+                    x.source, norm.weight, norm.bias, x.residual, scale, norm, normalized, settings, gradient_factor
+                )
+                return result
+        elif x.is_pending and NativeCall.of(x.source, scale, zero_point) is not None:
+            settings = settings._replace(ceiling=x.ceiling)
+        x = x.computed if settings.ceiling is None else x.source
+    native = NativeCall.of(_wide(x.detach()), scale, zero_point)
+    if native is None:
+        apply = _FakeQuantizeLearned.apply
+        result = apply(x, scale, zero_point, quant_min, quant_max, gradient_factor)
+        compute: Any = partial(fake_quantize, quant_min=quant_min, quant_max=quant_max)
+        recomputation.remember(result, compute, x, scale, zero_point)
+        return result
+    if not (torch.is_grad_enabled() and (x.requires_grad or scale.requires_grad)):
+        return native.forward(_wide(x.detach()), settings).to(x.dtype)
+    apply = _NativeFakeQuantizeLearned.apply
+    result = apply(x, scale, native, settings, gradient_factor)
+    recomputation.remember(result, partial(_recomputed, native=native, settings=settings), x, scale)
     return result
 
 
+def _recomputed(x: Tensor, scale: Tensor, native: NativeCall, settings: Settings) -> Tensor:
+    # The call holds the same scale.
+    del scale
+    return native.forward(_wide(x), settings).to(x.dtype)
+
+
+class _NativeFakeQuantizeLearned(Function):
+    """In native code. What needs no `setup_context`, which costs more than a small tensor."""
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any, x: Tensor, scale: Tensor, native: NativeCall, settings: Settings, gradient_factor: Any
+    ) -> Tensor:
+        ctx.native, ctx.settings, ctx.gradient_factor = native, settings, gradient_factor
+        ctx.save_for_backward(x, scale)
+        return native.forward(_wide(x), settings).to(x.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        x, _ = ctx.saved_tensors
+        wide = _wide(x)
+        to_wide, to_scale = ctx.native.backward(wide, gradients[0].to(wide.dtype), ctx.settings)
+        return to_wide.to(x.dtype), to_scale.mul_(ctx.gradient_factor), None, None, None
+
+
+class _NativeNormalized(Function):
+    """A quantizer and what is `Pending` before it, with a batch norm, in native code."""
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        residual: Tensor | None,
+        scale: Tensor,
+        norm: Any,
+        native: NormalizedCall,
+        settings: Settings,
+        gradient_factor: Any,
+    ) -> Tensor:
+        ctx.native, ctx.settings, ctx.gradient_factor = native, settings, gradient_factor
+        tensors = x, weight, bias, residual, norm.mean, norm.inverse
+        ctx.save_for_backward(*tensors, scale)
+        return native.forward(*tensors, settings)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        *tensors, _ = ctx.saved_tensors
+        found = ctx.native.backward(*tensors, gradients[0], ctx.settings)
+        to_scale = found.scale.mul_(ctx.gradient_factor)
+        return found.x, found.weight, found.bias, found.residual, to_scale, None, None, None, None
+
+
 class _FakeQuantizeLearned(Function):
+    """In operators of torch."""
+
     @staticmethod
     def forward(
-        x: Tensor,
-        scale: Tensor,
-        zero_point: Tensor | None,
-        quant_min: int,
-        quant_max: int,
-        gradient_factor: Any,
-        ceiling: float | None,
+        x: Tensor, scale: Tensor, zero_point: Tensor | None, quant_min: int, quant_max: int, gradient_factor: Any
     ) -> Tensor:
         del gradient_factor
-        return _after_relu(x, scale, zero_point, quant_min, quant_max, ceiling)
+        return fake_quantize(x, scale, zero_point, quant_min, quant_max)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        x, scale, zero_point, ctx.quant_min, ctx.quant_max, ctx.gradient_factor, ctx.ceiling = inputs
+        x, scale, zero_point, ctx.quant_min, ctx.quant_max, ctx.gradient_factor = inputs
         ctx.save_for_backward(x, scale, zero_point)
 
     @staticmethod
@@ -96,22 +156,7 @@ class _FakeQuantizeLearned(Function):
         x, scale, zero_point = ctx.saved_tensors
         wide = _wide(x)
         gradient = gradients[0].to(wide.dtype)
-        native = NativeCall.of(wide, scale, zero_point)
-        if native is not None:
-            to_wide, to_scale = native.backward(
-                wide, gradient, ctx.quant_min, ctx.quant_max, ctx.needs_input_grad[0], ctx.ceiling
-            )
-            to_scale.mul_(ctx.gradient_factor)
-            return None if to_wide is None else to_wide.to(x.dtype), to_scale, None, None, None, None, None
-        return *_FakeQuantizeLearned._gradients(ctx, wide, gradient, scale, zero_point), None, None, None, None, None
-
-    @staticmethod
-    def _gradients(
-        ctx: Any, x: Tensor, gradient: Tensor, scale: Tensor, zero_point: Tensor | None
-    ) -> tuple[Tensor | None, Tensor | None]:
-        """The gradients to `x` and `scale` in operators of torch."""
-        ceiling: float | None = ctx.ceiling
-        ratio = torch.div(x if ceiling is None else x.clamp(0.0, ceiling), scale)
+        ratio = torch.div(wide, scale)
         position = torch.round(ratio)
         if zero_point is not None:
             position.add_(zero_point)
@@ -120,15 +165,14 @@ class _FakeQuantizeLearned(Function):
         inside = position == clipped
         to_x = to_scale = None
         if ctx.needs_input_grad[0]:
-            passes = inside if ceiling is None else inside & (x > 0.0) & (x < ceiling)
-            to_x = torch.where(passes, gradient, 0.0).to(ctx.saved_tensors[0].dtype)
+            to_x = torch.where(inside, gradient, 0.0).to(x.dtype)
         if ctx.needs_input_grad[1]:
             if zero_point is not None:
                 clipped.sub_(zero_point)
             slope = clipped.sub_(torch.where(inside, ratio, 0.0))
             to_scale = slope.mul_(gradient).sum_to_size(scale.shape).mul_(ctx.gradient_factor)
             to_scale = to_scale.to(scale.dtype)
-        return to_x, to_scale
+        return to_x, to_scale, None, None, None, None
 
 
 def _wide(x: Tensor) -> Tensor:

@@ -9,7 +9,25 @@ import torch
 from torch import Tensor
 
 from mct_quantizers.pytorch.native.library import native_library
-from mct_quantizers.pytorch.native.memory import is_plain, is_traced, sizes_around_channels
+from mct_quantizers.pytorch.native.memory import is_plain, is_traced, laid_out_as, sizes_around_channels
+
+
+class Settings(NamedTuple):
+    """What a kernel computes.
+
+    Attributes:
+        quant_min: smallest integer.
+        quant_max: largest integer.
+        ceiling: upper end of a ReLU before the quantizer: infinity, or 6; None for none.
+    """
+
+    quant_min: int
+    quant_max: int
+    ceiling: float | None = None
+
+    def arguments(self) -> tuple[float, float, float, int]:
+        """The last arguments of a kernel; a negative ceiling is none."""
+        return self.quant_min, self.quant_max, -1.0 if self.ceiling is None else self.ceiling, torch.get_num_threads()
 
 
 class NativeCall(NamedTuple):
@@ -48,35 +66,26 @@ class NativeCall(NamedTuple):
             zero_point = zero_point.to(torch.float32).expand(scale.shape).contiguous()
         return cls(library, scale.detach().contiguous(), zero_point, sizes)
 
-    def forward(self, x: Tensor, quant_min: int, quant_max: int, ceiling: float | None = None) -> Tensor:
-        """The quantized values of `x`, or of its ReLU up to `ceiling`: a new tensor that lies as `x`."""
+    def forward(self, x: Tensor, settings: Settings) -> Tensor:
+        """The quantized values of `x`, or of its ReLU: a new tensor that lies as `x`."""
         y = torch.empty_like(x)
         self.library.forward(
-            x.data_ptr(), y.data_ptr(), self.scale.data_ptr(), _address(self.zero_point), *self.sizes,
-            *_settings(quant_min, quant_max, ceiling),
+            x.data_ptr(), y.data_ptr(), self.scale.data_ptr(), address(self.zero_point), *self.sizes,
+            *settings.arguments(),
         )  # fmt: skip
         return y
 
-    def backward(
-        self, x: Tensor, gradient: Tensor, quant_min: int, quant_max: int, needs_x: bool, ceiling: float | None = None
-    ) -> tuple[Tensor | None, Tensor]:
-        """The gradients to `x`, None where it is not needed, and to the scale, of its shape."""
-        if gradient.stride() != x.stride():
-            gradient = torch.empty_like(x).copy_(gradient)
-        to_x = torch.empty_like(x) if needs_x else None
-        to_scale = torch.empty_like(self.scale)
-        sums = torch.empty(self.library.num_sums(*self.sizes), dtype=torch.float32)
+    def backward(self, x: Tensor, gradient: Tensor, settings: Settings) -> tuple[Tensor, Tensor]:
+        """The gradients to `x` and to the scale, of their shapes, for a gradient to the quantized values."""
+        gradient = laid_out_as(x, gradient)
+        to_x, to_scale = torch.empty_like(x), torch.empty_like(self.scale)
         self.library.backward(
-            x.data_ptr(), gradient.data_ptr(), _address(to_x), self.scale.data_ptr(), _address(self.zero_point),
-            sums.data_ptr(), to_scale.data_ptr(), *self.sizes, *_settings(quant_min, quant_max, ceiling),
+            x.data_ptr(), gradient.data_ptr(), to_x.data_ptr(), self.scale.data_ptr(), address(self.zero_point),
+            to_scale.data_ptr(), *self.sizes, *settings.arguments(),
         )  # fmt: skip
         return to_x, to_scale
 
 
-def _address(tensor: Tensor | None) -> int | None:
+def address(tensor: Tensor | None) -> int | None:
+    """Where a tensor's memory begins; None for none."""
     return None if tensor is None else tensor.data_ptr()
-
-
-def _settings(quant_min: int, quant_max: int, ceiling: float | None) -> tuple[float, float, float, int]:
-    """The last arguments of a kernel; a negative ceiling is none."""
-    return quant_min, quant_max, -1.0 if ceiling is None else ceiling, torch.get_num_threads()

@@ -18,6 +18,7 @@ from pathlib import Path
 _LOGGER = logging.getLogger("mct_quantizers")
 
 SOURCES = sorted(Path(__file__).parent.glob("*.cpp"))
+HEADERS = sorted(Path(__file__).parent.glob("*.h"))
 SWITCH = "MCT_QUANTIZERS_NATIVE"
 """Environment variable; "0" turns native code off."""
 CACHE = "MCT_QUANTIZERS_CACHE"
@@ -26,16 +27,19 @@ CACHE = "MCT_QUANTIZERS_CACHE"
 # No contraction and no fast mathematics: the codes are those of the NumPy reference.
 _FLAGS = (
     "-O3", "-march=native", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-fPIC",
-    "-shared", "-std=c++17",
+    "-shared", "-std=c++17", "-Wno-psabi",
 )  # fmt: skip
 _TIMEOUT = 120.0
 
 _POINTER, _SIZE, _FLOAT, _INT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float, ctypes.c_int
 _SIZES = [_SIZE] * 3
+_SETTINGS = [_FLOAT] * 3 + [_INT]
 _SIGNATURES = {
-    "num_sums": (_SIZES, _SIZE),
-    "forward": ([_POINTER] * 4 + _SIZES + [_FLOAT] * 3 + [_INT], None),
-    "backward": ([_POINTER] * 7 + _SIZES + [_FLOAT] * 3 + [_INT], None),
+    "forward": ([_POINTER] * 4 + _SIZES + _SETTINGS, None),
+    "backward": ([_POINTER] * 6 + _SIZES + _SETTINGS, None),
+    "batch_statistics": ([_POINTER] * 4 + [_FLOAT] + _SIZES + [_INT], None),
+    "normalized_forward": ([_POINTER] * 9 + [_SIZE] + _SIZES + _SETTINGS, None),
+    "normalized_backward": ([_POINTER] * 11 + [_SIZE] + [_POINTER] * 3 + _SIZES + _SETTINGS, None),
     "histogram": ([_POINTER, _SIZE, _FLOAT, _FLOAT, _SIZE, _POINTER, _INT], None),
 }
 
@@ -87,7 +91,7 @@ def _folder() -> Path:
 def _key(compiler: str) -> str:
     """Of everything that the library depends on: sources, flags, compiler and processor."""
     version = subprocess.run([compiler, "--version"], capture_output=True, check=True, timeout=_TIMEOUT).stdout
-    parts = (*(source.read_bytes() for source in SOURCES), " ".join(_FLAGS).encode(), version, _processor().encode())
+    parts = (*(source.read_bytes() for source in SOURCES + HEADERS), " ".join(_FLAGS).encode(), version, _processor().encode())
     return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
 
 

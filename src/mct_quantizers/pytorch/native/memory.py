@@ -10,31 +10,34 @@ from torch import Tensor
 
 
 def is_traced() -> bool:
-    """Whether operators are recorded, by a compiler or a tracer: what is to be seen must be operators of torch."""
-    # torch has no types here.
-    return torch.compiler.is_compiling() or bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
+    """Whether operators are recorded or transformed: what a compiler, tracer or `torch.func` must see is theirs."""
+    return (
+        torch.compiler.is_compiling()
+        # torch has no types here.
+        or bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
+        or torch._C._are_functorch_transforms_active()
+    )
 
 
 def is_plain(x: Tensor) -> bool:
     """Whether memory of float32 numbers on the CPU stands behind a tensor."""
-    if (
-        x.dtype is not torch.float32
-        or not x.is_cpu
-        or type(x) not in (Tensor, torch.nn.Parameter)
-        or x.layout is not torch.strided
-        or x.numel() == 0
-    ):
-        return False
-    try:
-        # Inside of `torch.func.vmap` there is none.
-        return x.data_ptr() != 0
-    except RuntimeError:
-        return False
+    return (
+        x.dtype is torch.float32
+        and x.is_cpu
+        and type(x) in (Tensor, torch.nn.Parameter)
+        and x.layout is torch.strided
+        and x.numel() > 0
+    )
 
 
 def is_dense(x: Tensor) -> bool:
     """Whether the elements lie in memory without gaps, in any order of the axes."""
     return x.is_contiguous() or _order(x.shape, x.stride()) is not None
+
+
+def laid_out_as(x: Tensor, other: Tensor) -> Tensor:
+    """`other`, in the order of memory of `x`, which has the same shape."""
+    return other if other.stride() == x.stride() else torch.empty_like(x).copy_(other)
 
 
 def sizes_around_channels(x: Tensor, scale: Tensor) -> tuple[int, int, int] | None:
@@ -49,15 +52,25 @@ def sizes_around_channels(x: Tensor, scale: Tensor) -> tuple[int, int, int] | No
 
 # Shapes and strides come again at every step of a training.
 @functools.lru_cache(maxsize=4096)
-def _sizes(shape: torch.Size, strides: tuple[int, ...], scale_shape: torch.Size) -> tuple[int, int, int] | None:
-    order, missing = _order(shape, strides), len(shape) - len(scale_shape)
-    axes = [axis for axis in range(len(shape)) if axis >= missing and scale_shape[axis - missing] > 1]
-    channels = scale_shape.numel()
-    if order is None or missing < 0 or len(axes) != 1 or channels != shape[axes[0]]:
+def sizes_around_axis(shape: torch.Size, strides: tuple[int, ...], axis: int) -> tuple[int, int, int] | None:
+    """Outer, length of the axis, inner: how a tensor lies in memory around one of its axes; None with gaps."""
+    order = _order(shape, strides)
+    if order is None:
         return None
-    place = order.index(axes[0])
-    outer, inner = (math.prod(shape[axis] for axis in part) for part in (order[:place], order[place + 1 :]))
-    return outer, channels, inner
+    if axis not in order:
+        return 1, 1, math.prod(shape)
+    place = order.index(axis)
+    outer, inner = (math.prod(shape[other] for other in part) for part in (order[:place], order[place + 1 :]))
+    return outer, shape[axis], inner
+
+
+@functools.lru_cache(maxsize=4096)
+def _sizes(shape: torch.Size, strides: tuple[int, ...], scale_shape: torch.Size) -> tuple[int, int, int] | None:
+    missing = len(shape) - len(scale_shape)
+    axes = [axis for axis in range(len(shape)) if axis >= missing and scale_shape[axis - missing] > 1]
+    if missing < 0 or len(axes) != 1 or scale_shape.numel() != shape[axes[0]]:
+        return None
+    return sizes_around_axis(shape, strides, axes[0])
 
 
 @functools.lru_cache(maxsize=4096)

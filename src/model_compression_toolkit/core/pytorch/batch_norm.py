@@ -11,6 +11,7 @@ from torch.func import functional_call
 
 from mct_quantizers.common.quant_params import FloatArray
 from mct_quantizers.pytorch.attribute_forwarding import ForwardsAttributes
+from mct_quantizers.pytorch.pending import batch_norm_before_quantization
 from model_compression_toolkit.core.pytorch.data import to_float64
 from model_compression_toolkit.core.pytorch.operators import weight_axis
 
@@ -29,6 +30,10 @@ class LiveBatchNorm(ForwardsAttributes):
     Args:
         norm: the batch norm, kept as it is: eps, momentum, statistics, synchronization.
         folds: whether it will be folded when training ends.
+
+    Attributes:
+        freeze_statistics: whether training uses and keeps the running statistics.
+        is_before_quantization: whether in training the quantizer of the result computes it, in the same pass.
     """
 
     _inside: ClassVar[str] = "norm"
@@ -38,6 +43,7 @@ class LiveBatchNorm(ForwardsAttributes):
         self.norm: Norm = norm
         self.folds = folds
         self.freeze_statistics = False
+        self.is_before_quantization = False
 
     def train(self, mode: bool = True) -> "LiveBatchNorm":
         """Like `nn.Module.train`; frozen statistics stay frozen."""
@@ -47,13 +53,15 @@ class LiveBatchNorm(ForwardsAttributes):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """The normalized `inputs`."""
-        weight = self.norm.weight
-        if weight is None or not self.folds:
-            result: Tensor = self.norm(inputs)
-            return result
         # Not `abs`: its gradient is zero at zero, and a factor could never leave it.
-        magnitude = torch.where(weight >= 0, weight, -weight)
-        result = functional_call(self.norm, {"weight": magnitude}, (inputs,))
+        weight = self.norm.weight
+        is_magnitude = self.folds and weight is not None
+        factor = torch.where(weight >= 0, weight, -weight) if is_magnitude else weight
+        if self.is_before_quantization and self.norm.training:
+            pending = batch_norm_before_quantization(inputs, self.norm, factor)
+            if pending is not None:
+                return pending
+        result: Tensor = functional_call(self.norm, {"weight": factor}, (inputs,)) if is_magnitude else self.norm(inputs)
         return result
 
 

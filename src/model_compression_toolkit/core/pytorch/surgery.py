@@ -5,6 +5,7 @@
 import dataclasses
 import operator
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from mct_quantizers.common.lookup_table import LookupTable
 from mct_quantizers.pytorch import ops as torch_ops
 from mct_quantizers.pytorch.activation_quantization_holder import PytorchActivationQuantizationHolder
 from mct_quantizers.pytorch.attribute_forwarding import ForwardsAttributes
-from mct_quantizers.pytorch.pending_relu import ReLU6BeforeQuantization, ReLUBeforeQuantization
+from mct_quantizers.pytorch.pending import ReLU6BeforeQuantization, ReLUBeforeQuantization
 from mct_quantizers.pytorch.quantize_wrapper import PytorchQuantizationWrapper
 from model_compression_toolkit.core.common.operation_graph import Kind
 from model_compression_toolkit.core.common.quantization_config import CaptureMode
@@ -147,30 +148,72 @@ def apply_plan(
     return root
 
 
-def leave_relus_to_quantizers(model: nn.Module) -> None:
-    """Let ReLUs be computed by the quantizers behind them, in training: one pass over memory instead of two.
+def leave_to_quantizers(model: nn.Module) -> None:
+    """Let quantizers compute in training what stands before them, in one pass over memory: batch norms and ReLUs.
 
-    Those are taken whose input nothing else sees, and whose output only a holder.
+    Taken is what nothing else sees: a ReLU behind a new tensor; a batch norm behind a layer, also with an addition
+    behind it, with a ReLU or without one.
 
     Args:
         model: a quantized model; one captured as a graph is changed, what it computes is not.
     """
     if not isinstance(model, fx.GraphModule):
         return
-    fits_everywhere: dict[nn.Module, bool] = {}
+    for module in _at_home_everywhere(model, tuple(_PENDING_RELUS), _is_between):
+        _replace(model, module, _PENDING_RELUS[type(module)]())
     for node in model.graph.nodes:
-        module = model.get_submodule(str(node.target)) if node.op == "call_module" else None
-        if module is not None and type(module) in _PENDING_RELUS:
-            fits_everywhere[module] = _is_between(model, node) and fits_everywhere.get(module, True)
-        elif node.op == "call_function" and node.target in _RELU_FUNCTIONS and _is_between(model, node):
+        if node.op == "call_function" and node.target in _RELU_FUNCTIONS and _is_between(model, node):
             # A module: a graph that is traced anew, as when it is unpickled, does not look into it.
             name = f"{node.name}_before_quantization"
             model.add_module(name, _PENDING_RELUS[_RELU_FUNCTIONS[node.target]]())
             node.op, node.target, node.args, node.kwargs = "call_module", name, tuple(node.all_input_nodes), {}
-    for module, fits in fits_everywhere.items():
-        if fits:
-            _replace(model, module, _PENDING_RELUS[type(module)]())
+    taken: set[fx.Node] = set()
+    for norm in _at_home_everywhere(model, (LiveBatchNorm,), partial(_take_norm, taken=taken)):
+        norm.is_before_quantization = True
     model.recompile()
+
+
+def _at_home_everywhere(
+    model: fx.GraphModule, types: tuple[type[nn.Module], ...], fits: Callable[[fx.GraphModule, fx.Node], bool]
+) -> list[Any]:
+    """The modules of some types of which every call fits."""
+    found: dict[nn.Module, bool] = {}
+    for node in model.graph.nodes:
+        module = model.get_submodule(str(node.target)) if node.op == "call_module" else None
+        if module is not None and type(module) in types:
+            found[module] = fits(model, node) and found.get(module, True)
+    return [module for module, fits_everywhere in found.items() if fits_everywhere]
+
+
+def _take_norm(model: fx.GraphModule, node: fx.Node, taken: set[fx.Node]) -> bool:
+    """Whether a quantizer can compute a batch norm; then an addition behind it is one of `taken`."""
+    if not _is_alone_with_a_new_tensor(model, node.all_input_nodes[0]) or len(node.users) != 1:
+        return False
+    (user,) = node.users
+    if _is_quantizer(model, user):
+        return True
+    is_addition = user.op == "call_function" and (
+        user.target in (operator.add, torch.add) or (user.target is operator.iadd and user.args[0] is node)
+    )
+    # Between the addition and the quantizer nobody can change what is added.
+    if not is_addition or user in taken or user.kwargs or len(user.all_input_nodes) != 2 or len(user.users) != 1:
+        return False
+    if not _is_quantizer(model, user.next) or user.next not in user.users:
+        return False
+    # What it adds to is seen by nobody else.
+    user.target = operator.add
+    taken.add(user)
+    return True
+
+
+def _is_quantizer(model: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether a node is a holder, or a ReLU that the next node, a holder, computes."""
+    if node.op != "call_module":
+        return False
+    module = model.get_submodule(str(node.target))
+    if type(module) in _PENDING_RELUS.values():
+        return node.next in node.users and len(node.users) == 1 and _is_quantizer(model, node.next)
+    return isinstance(module, PytorchActivationQuantizationHolder)
 
 
 def plan_of(model: nn.Module) -> QuantizationPlan:

@@ -20,7 +20,7 @@ from model_compression_toolkit.core.pytorch.surgery import (
     apply_plan,
     bypass_layer,
     fold_live_batch_norm,
-    leave_relus_to_quantizers,
+    leave_to_quantizers,
     plan_of,
     quantizer_of,
     replace_quantizer,
@@ -66,7 +66,7 @@ def prepare_qat(
         return SELECTION.quantizer_for(tensor, methods)
 
     prepared = apply_plan(captured, plan, quantizer, quantizer)
-    leave_relus_to_quantizers(prepared)
+    leave_to_quantizers(prepared)
     return prepared.train()
 
 

@@ -13,8 +13,8 @@ from torch.nn import functional
 
 from mct_quantizers.pytorch import kernels
 from mct_quantizers.pytorch.native.library import native_library
-from mct_quantizers.pytorch.pending_relu import (
-    PendingReLU,
+from mct_quantizers.pytorch.pending import (
+    Pending,
     ReLU6BeforeQuantization,
     ReLUBeforeQuantization,
     relu_before_quantization,
@@ -128,7 +128,7 @@ def test_modules_are_plain_where_nothing_is_trained(module, relu):
     assert type(module(x)) is torch.Tensor
     with torch.no_grad():
         assert type(module(x.requires_grad_())) is torch.Tensor
-    assert isinstance(module(x * 1.0), PendingReLU)
+    assert isinstance(module(x * 1.0), Pending)
 
 
 def test_half_precision_is_computed_first():

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 import model_compression_toolkit as mct
 from mct_quantizers.pytorch.native.library import native_library
-from mct_quantizers.pytorch.pending_relu import PendingReLU
+from mct_quantizers.pytorch.pending import Pending
 
 IMAGES = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(1))
 
@@ -70,9 +70,9 @@ def prepared(model):
 def pending_in(model, monkeypatch):
     """How many ReLUs are left to quantizers in a step, and how many of them are computed after all."""
     made = []
-    original = PendingReLU.of.__func__
+    original = Pending.of.__func__
     monkeypatch.setattr(
-        PendingReLU, "of", classmethod(lambda cls, *arguments: made.append(original(cls, *arguments)) or made[-1])
+        Pending, "of", classmethod(lambda cls, *arguments: made.append(original(cls, *arguments)) or made[-1])
     )
     model(IMAGES).sum().backward()
     monkeypatch.undo()
@@ -118,7 +118,7 @@ def test_training_is_that_of_plain_relus(name, monkeypatch):
     ours, theirs = prepared(model), prepared(model)
     output, gradients = step(ours)
     monkeypatch.setattr(
-        PendingReLU, "of", lambda x, ceiling=None: functional.relu(x) if ceiling is None else functional.relu6(x)
+        Pending, "of", lambda x, ceiling=None: functional.relu(x) if ceiling is None else functional.relu6(x)
     )
     expected_output, expected = step(theirs)
     assert torch.equal(output, expected_output)

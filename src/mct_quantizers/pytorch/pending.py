@@ -1,0 +1,186 @@
+# SPDX-FileCopyrightText: The quantizers-infrastructure authors
+# SPDX-License-Identifier: Apache-2.0
+"""What stands before a quantizer, computed along with it in the same pass over memory: batch norm, addition, ReLU."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils import _pytree as pytree
+
+from mct_quantizers.pytorch.native.batch_norm import batch_statistics
+from mct_quantizers.pytorch.native.memory import is_traced
+
+# They tell of the shape and kind of a tensor, which nothing here changes.
+_WITHOUT_VALUES = frozenset(
+    {
+        Tensor.dim, Tensor.is_contiguous, Tensor.is_floating_point, Tensor.numel, Tensor.size, Tensor.stride,
+        *(getattr(Tensor, name).__get__ for name in ("device", "dtype", "is_cpu", "layout", "ndim", "shape")),
+    }
+)  # fmt: skip
+_ADDITIONS = frozenset({Tensor.__add__, Tensor.__radd__, Tensor.add, torch.add})
+
+
+class BatchNorm(NamedTuple):
+    """A batch norm in training, its statistics taken.
+
+    Attributes:
+        weight: factor of each channel, float32, (C,); None for 1.
+        bias: shift of each channel, likewise; None for 0.
+        mean: of the batch, float32, (C,).
+        inverse: 1 / sqrt(variance of the batch + epsilon), likewise.
+        epsilon: added to the variance.
+    """
+
+    weight: Tensor | None
+    bias: Tensor | None
+    mean: Tensor
+    inverse: Tensor
+    epsilon: float
+
+
+class Pending(Tensor):
+    """A result that is computed once anything but its shape, kind or place is asked for: relu(norm(source) + residual).
+
+    Attributes:
+        source: the tensor, which nobody changes.
+        norm: the batch norm; None for none.
+        residual: a tensor of the same shape, likewise.
+        ceiling: upper end of the ReLU: infinity, or 6; None for none.
+    """
+
+    source: Tensor
+    norm: BatchNorm | None
+    residual: Tensor | None
+    ceiling: float | None
+    _computed: Tensor | None
+
+    @classmethod
+    def of(
+        cls,
+        source: Tensor,
+        norm: BatchNorm | None = None,
+        residual: Tensor | None = None,
+        ceiling: float | None = None,
+    ) -> "Pending":
+        """What is to be computed of `source`."""
+        pending = source.detach().as_subclass(cls)
+        pending.source, pending.norm, pending.residual, pending.ceiling = source, norm, residual, ceiling
+        pending._computed = None
+        return pending
+
+    @property
+    def is_pending(self) -> bool:
+        """Whether it is not computed yet."""
+        return self._computed is None
+
+    @property
+    def computed(self) -> Tensor:
+        """The result, differentiable."""
+        if self._computed is None:
+            result, norm = self.source, self.norm
+            if norm is not None:
+                result = functional.batch_norm(
+                    result, None, None, norm.weight, norm.bias, training=True, eps=norm.epsilon
+                )
+            if self.residual is not None:
+                result = result + self.residual
+            self._computed = result if self.ceiling is None else _relu(result, self.ceiling)
+        return self._computed
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Run `func` on the values, where it needs values."""
+        del types
+        if func in _WITHOUT_VALUES:
+            with torch._C.DisableTorchFunctionSubclass():
+                return func(*args, **(kwargs or {}))
+        if func in _ADDITIONS and not kwargs:
+            pending, other = args if isinstance(args[0], Pending) else reversed(args)
+            if pending._can_take(other):
+                return Pending.of(pending.source, pending.norm, residual=other)
+        args, kwargs = pytree.tree_map_only(Pending, lambda pending: pending.computed, (tuple(args), kwargs or {}))
+        return func(*args, **kwargs)
+
+    def _can_take(self, other: Any) -> bool:
+        """Whether adding `other` can wait too."""
+        return (
+            self._computed is None
+            and self.norm is not None
+            and self.residual is None
+            and self.ceiling is None
+            and type(other) is Tensor
+            and other.is_cpu
+            and other.shape == self.source.shape
+            and other.dtype is self.source.dtype
+        )
+
+
+def relu_before_quantization(x: Tensor, ceiling: float = math.inf) -> Tensor:
+    """The ReLU of `x`, left to the quantizer of the result in eager training on the CPU.
+
+    Args:
+        x: a tensor that nothing else changes.
+        ceiling: upper end: infinity, or 6.
+    """
+    if isinstance(x, Pending) and x.is_pending and x.ceiling is None:
+        return Pending.of(x.source, x.norm, x.residual, ceiling)
+    return Pending.of(x, ceiling=ceiling) if _can_wait(x) else _relu(x, ceiling)
+
+
+def batch_norm_before_quantization(x: Tensor, norm: nn.BatchNorm2d, weight: Tensor | None) -> Tensor | None:
+    """The batch norm of `x` in training, left to the quantizer of the result in eager training on the CPU.
+
+    Its running statistics are updated as the batch norm itself updates them.
+
+    Args:
+        x: a tensor that nothing else changes.
+        norm: a batch norm of any dimension, in training.
+        weight: factors in the place of its own.
+
+    Returns:
+        None where the batch norm has to run itself.
+    """
+    is_plain = type(norm) in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d) and norm.running_mean is not None
+    statistics = batch_statistics(x, norm.eps) if is_plain and _can_wait(x) else None
+    if statistics is None or norm.running_mean is None or norm.running_var is None:
+        return None
+    mean, variance, inverse = statistics
+    with torch.no_grad():
+        factor = norm.momentum
+        if norm.num_batches_tracked is not None:
+            norm.num_batches_tracked.add_(1)
+            # Without a momentum: the average over all batches.
+            factor = 1.0 / float(norm.num_batches_tracked) if factor is None else factor
+        norm.running_mean.lerp_(mean, factor or 0.0)
+        norm.running_var.lerp_(variance, factor or 0.0)
+    return Pending.of(x, BatchNorm(weight, norm.bias, mean, inverse, norm.eps))
+
+
+def _can_wait(x: Tensor) -> bool:
+    return type(x) is Tensor and x.is_cpu and x.requires_grad and torch.is_grad_enabled() and not is_traced()
+
+
+def _relu(x: Tensor, ceiling: float) -> Tensor:
+    return torch.relu(x) if ceiling == math.inf else functional.relu6(x)
+
+
+class ReLUBeforeQuantization(nn.ReLU):
+    """`nn.ReLU` by `relu_before_quantization`."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """The ReLU of `inputs`."""
+        return relu_before_quantization(inputs)
+
+
+class ReLU6BeforeQuantization(nn.ReLU6):
+    """`nn.ReLU6` by `relu_before_quantization`."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """The ReLU of `inputs` up to 6."""
+        return relu_before_quantization(inputs, 6.0)
