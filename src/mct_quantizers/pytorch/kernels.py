@@ -52,10 +52,10 @@ def fake_quantize_learned(
     apply: Any
     settings = Settings(quant_min, quant_max)
     if isinstance(x, Pending):
-        if x.is_pending and x.norm is not None:
+        if x.is_pending and x.batch_norm is not None:
             normalized = NormalizedCall.of(x.source, scale, zero_point)
             if normalized is not None:
-                apply, norm = _NativeNormalized.apply, x.norm
+                apply, norm = _NativeNormalized.apply, x.batch_norm
                 settings = settings._replace(ceiling=x.ceiling)
                 result: Tensor = apply(
                     x.source, norm.weight, norm.bias, x.residual, scale, norm, normalized, settings, gradient_factor
@@ -89,7 +89,7 @@ class _NativeFakeQuantizeLearned(Function):
     """In native code. What needs no `setup_context`, which costs more than a small tensor."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any, x: Tensor, scale: Tensor, native: NativeCall, settings: Settings, gradient_factor: Any
     ) -> Tensor:
         ctx.native, ctx.settings, ctx.gradient_factor = native, settings, gradient_factor
@@ -109,7 +109,7 @@ class _NativeNormalized(Function):
     """A quantizer and what is `Pending` before it, with a batch norm, in native code."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any,
         x: Tensor,
         weight: Tensor | None,

@@ -47,13 +47,13 @@ class Pending(Tensor):
 
     Attributes:
         source: the tensor, which nobody changes.
-        norm: the batch norm; None for none.
+        batch_norm: the batch norm; None for none.
         residual: a tensor of the same shape, likewise.
         ceiling: upper end of the ReLU: infinity, or 6; None for none.
     """
 
     source: Tensor
-    norm: BatchNorm | None
+    batch_norm: BatchNorm | None
     residual: Tensor | None
     ceiling: float | None
     _computed: Tensor | None
@@ -62,13 +62,13 @@ class Pending(Tensor):
     def of(
         cls,
         source: Tensor,
-        norm: BatchNorm | None = None,
+        batch_norm: BatchNorm | None = None,
         residual: Tensor | None = None,
         ceiling: float | None = None,
     ) -> "Pending":
         """What is to be computed of `source`."""
         pending = source.detach().as_subclass(cls)
-        pending.source, pending.norm, pending.residual, pending.ceiling = source, norm, residual, ceiling
+        pending.source, pending.batch_norm, pending.residual, pending.ceiling = source, batch_norm, residual, ceiling
         pending._computed = None
         return pending
 
@@ -81,7 +81,7 @@ class Pending(Tensor):
     def computed(self) -> Tensor:
         """The result, differentiable."""
         if self._computed is None:
-            result, norm = self.source, self.norm
+            result, norm = self.source, self.batch_norm
             if norm is not None:
                 result = functional.batch_norm(
                     result, None, None, norm.weight, norm.bias, training=True, eps=norm.epsilon
@@ -102,8 +102,9 @@ class Pending(Tensor):
                 return func(*args, **(kwargs or {}))
         if func in _ADDITIONS and not kwargs:
             pending, other = args if isinstance(args[0], Pending) else reversed(args)
+            other = other.computed if isinstance(other, Pending) else other
             if pending._can_take(other):
-                return Pending.of(pending.source, pending.norm, residual=other)
+                return Pending.of(pending.source, pending.batch_norm, residual=other)
         args, kwargs = pytree.tree_map_only(Pending, lambda pending: pending.computed, (tuple(args), kwargs or {}))
         return func(*args, **kwargs)
 
@@ -111,7 +112,7 @@ class Pending(Tensor):
         """Whether adding `other` can wait too."""
         return (
             self._computed is None
-            and self.norm is not None
+            and self.batch_norm is not None
             and self.residual is None
             and self.ceiling is None
             and type(other) is Tensor
@@ -129,7 +130,7 @@ def relu_before_quantization(x: Tensor, ceiling: float = math.inf) -> Tensor:
         ceiling: upper end: infinity, or 6.
     """
     if isinstance(x, Pending) and x.is_pending and x.ceiling is None:
-        return Pending.of(x.source, x.norm, x.residual, ceiling)
+        return Pending.of(x.source, x.batch_norm, x.residual, ceiling)
     return Pending.of(x, ceiling=ceiling) if _can_wait(x) else _relu(x, ceiling)
 
 

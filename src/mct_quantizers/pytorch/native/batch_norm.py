@@ -20,15 +20,15 @@ class NormGradients(NamedTuple):
     Attributes:
         x: of the shape of the input.
         residual: likewise; None without a residual.
-        weight: to the factors, (C,).
-        bias: to the shifts, (C,).
+        weight: to the factors, (C,); None without them.
+        bias: to the shifts, likewise.
         scale: of the shape of the scale.
     """
 
     x: Tensor
     residual: Tensor | None
-    weight: Tensor
-    bias: Tensor
+    weight: Tensor | None
+    bias: Tensor | None
     scale: Tensor
 
 
@@ -123,7 +123,9 @@ class NormalizedCall(NamedTuple):
             address(weight), address(bias), *self._grid(), to_weight.data_ptr(), to_bias.data_ptr(),
             to_scale.data_ptr(), *self.sizes, *settings.arguments(),
         )  # fmt: skip
-        return NormGradients(to_x, to_residual, to_weight, to_bias, to_scale)
+        return NormGradients(
+            to_x, to_residual, None if weight is None else to_weight, None if bias is None else to_bias, to_scale
+        )
 
     def _grid(self) -> tuple[int, int | None, int]:
         """Scales, zero points, and how far the next channel's lie."""

@@ -91,7 +91,12 @@ def _folder() -> Path:
 def _key(compiler: str) -> str:
     """Of everything that the library depends on: sources, flags, compiler and processor."""
     version = subprocess.run([compiler, "--version"], capture_output=True, check=True, timeout=_TIMEOUT).stdout
-    parts = (*(source.read_bytes() for source in SOURCES + HEADERS), " ".join(_FLAGS).encode(), version, _processor().encode())
+    parts = (
+        *(source.read_bytes() for source in SOURCES + HEADERS),
+        " ".join(_FLAGS).encode(),
+        version,
+        _processor().encode(),
+    )
     return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
 
 

@@ -61,7 +61,9 @@ class LiveBatchNorm(ForwardsAttributes):
             pending = batch_norm_before_quantization(inputs, self.norm, factor)
             if pending is not None:
                 return pending
-        result: Tensor = functional_call(self.norm, {"weight": factor}, (inputs,)) if is_magnitude else self.norm(inputs)
+        result: Tensor = (
+            functional_call(self.norm, {"weight": factor}, (inputs,)) if is_magnitude else self.norm(inputs)
+        )
         return result
 
 

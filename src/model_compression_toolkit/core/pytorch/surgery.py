@@ -5,7 +5,6 @@
 import dataclasses
 import operator
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -167,8 +166,7 @@ def leave_to_quantizers(model: nn.Module) -> None:
             name = f"{node.name}_before_quantization"
             model.add_module(name, _PENDING_RELUS[_RELU_FUNCTIONS[node.target]]())
             node.op, node.target, node.args, node.kwargs = "call_module", name, tuple(node.all_input_nodes), {}
-    taken: set[fx.Node] = set()
-    for norm in _at_home_everywhere(model, (LiveBatchNorm,), partial(_take_norm, taken=taken)):
+    for norm in _at_home_everywhere(model, (LiveBatchNorm,), _take_norm):
         norm.is_before_quantization = True
     model.recompile()
 
@@ -185,8 +183,8 @@ def _at_home_everywhere(
     return [module for module, fits_everywhere in found.items() if fits_everywhere]
 
 
-def _take_norm(model: fx.GraphModule, node: fx.Node, taken: set[fx.Node]) -> bool:
-    """Whether a quantizer can compute a batch norm; then an addition behind it is one of `taken`."""
+def _take_norm(model: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether a quantizer can compute a batch norm; an addition behind it is no more in place."""
     if not _is_alone_with_a_new_tensor(model, node.all_input_nodes[0]) or len(node.users) != 1:
         return False
     (user,) = node.users
@@ -196,13 +194,12 @@ def _take_norm(model: fx.GraphModule, node: fx.Node, taken: set[fx.Node]) -> boo
         user.target in (operator.add, torch.add) or (user.target is operator.iadd and user.args[0] is node)
     )
     # Between the addition and the quantizer nobody can change what is added.
-    if not is_addition or user in taken or user.kwargs or len(user.all_input_nodes) != 2 or len(user.users) != 1:
+    if not is_addition or user.kwargs or len(user.args) != 2 or len(user.users) != 1 or user.next not in user.users:
         return False
-    if not _is_quantizer(model, user.next) or user.next not in user.users:
+    if not _is_quantizer(model, user.next):
         return False
-    # What it adds to is seen by nobody else.
+    # The batch norm's result, to which it adds, is seen by nobody else.
     user.target = operator.add
-    taken.add(user)
     return True
 
 
