@@ -36,7 +36,7 @@ def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor | None, quant_min
     wide = _wide(x.detach())
     native = NativeCall.of(wide, scale, zero_point)
     if native is not None:
-        return native.forward(wide, Settings(quant_min, quant_max)).to(x.dtype)
+        return _like(native.forward(wide, Settings(quant_min, quant_max)), x)
     q = torch.div(wide, scale.detach()).round_()
     if zero_point is None:
         q.clamp_(quant_min, quant_max)
@@ -50,7 +50,9 @@ def fake_quantize_learned(
 ) -> Tensor:
     """`fake_quantize` with the gradients of `arithmetic.fake_quantize_learned` to `x` and `scale`."""
     apply: Any
-    settings = Settings(quant_min, quant_max)
+    is_number = isinstance(gradient_factor, (int, float))
+    settings = Settings(quant_min, quant_max, gradient_factor=gradient_factor if is_number else 1.0)
+    other_factor = None if is_number else gradient_factor
     if isinstance(x, Pending):
         if x.is_pending and x.batch_norm is not None:
             normalized = NormalizedCall.of(x.source, scale, zero_point)
@@ -58,7 +60,7 @@ def fake_quantize_learned(
                 apply, norm = _NativeNormalized.apply, x.batch_norm
                 settings = settings._replace(ceiling=x.ceiling)
                 result: Tensor = apply(
-                    x.source, norm.weight, norm.bias, x.residual, scale, norm, normalized, settings, gradient_factor
+                    x.source, norm.weight, norm.bias, x.residual, scale, norm, normalized, settings, other_factor
                 )
                 return result
         elif x.is_pending and NativeCall.of(x.source, scale, zero_point) is not None:
@@ -72,9 +74,9 @@ def fake_quantize_learned(
         recomputation.remember(result, compute, x, scale, zero_point)
         return result
     if not (torch.is_grad_enabled() and (x.requires_grad or scale.requires_grad)):
-        return native.forward(_wide(x.detach()), settings).to(x.dtype)
+        return _like(native.forward(_wide(x.detach()), settings), x)
     apply = _NativeFakeQuantizeLearned.apply
-    result = apply(x, scale, native, settings, gradient_factor)
+    result = apply(x, scale, native, settings, other_factor)
     recomputation.remember(result, partial(_recomputed, native=native, settings=settings), x, scale)
     return result
 
@@ -82,7 +84,7 @@ def fake_quantize_learned(
 def _recomputed(x: Tensor, scale: Tensor, native: NativeCall, settings: Settings) -> Tensor:
     # The call holds the same scale.
     del scale
-    return native.forward(_wide(x), settings).to(x.dtype)
+    return _like(native.forward(_wide(x), settings), x)
 
 
 class _NativeFakeQuantizeLearned(Function):
@@ -90,19 +92,18 @@ class _NativeFakeQuantizeLearned(Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, scale: Tensor, native: NativeCall, settings: Settings, gradient_factor: Any
+        ctx: Any, x: Tensor, scale: Tensor, native: NativeCall, settings: Settings, other_factor: Tensor | None
     ) -> Tensor:
-        ctx.native, ctx.settings, ctx.gradient_factor = native, settings, gradient_factor
+        ctx.native, ctx.settings, ctx.other_factor = native, settings, other_factor
         ctx.save_for_backward(x, scale)
-        return native.forward(_wide(x), settings).to(x.dtype)
+        return _like(native.forward(_wide(x), settings), x)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, _ = ctx.saved_tensors
-        wide = _wide(x)
-        to_wide, to_scale = ctx.native.backward(wide, gradients[0].to(wide.dtype), ctx.settings)
-        return to_wide.to(x.dtype), to_scale.mul_(ctx.gradient_factor), None, None, None
+        to_x, to_scale = ctx.native.backward(_wide(x), _wide(gradients[0]), ctx.settings)
+        return _like(to_x, x), _times(to_scale, ctx.other_factor), None, None, None
 
 
 class _NativeNormalized(Function):
@@ -119,9 +120,9 @@ class _NativeNormalized(Function):
         norm: Any,
         native: NormalizedCall,
         settings: Settings,
-        gradient_factor: Any,
+        other_factor: Tensor | None,
     ) -> Tensor:
-        ctx.native, ctx.settings, ctx.gradient_factor = native, settings, gradient_factor
+        ctx.native, ctx.settings, ctx.other_factor = native, settings, other_factor
         tensors = x, weight, bias, residual, norm.mean, norm.inverse
         ctx.save_for_backward(*tensors, scale)
         return native.forward(*tensors, settings)
@@ -131,7 +132,7 @@ class _NativeNormalized(Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         *tensors, _ = ctx.saved_tensors
         found = ctx.native.backward(*tensors, gradients[0], ctx.settings)
-        to_scale = found.scale.mul_(ctx.gradient_factor)
+        to_scale = _times(found.scale, ctx.other_factor)
         return found.x, found.weight, found.bias, found.residual, to_scale, None, None, None, None
 
 
@@ -177,7 +178,17 @@ class _FakeQuantizeLearned(Function):
 
 def _wide(x: Tensor) -> Tensor:
     """`x` in the dtype of the arithmetic."""
-    return x.float() if x.dtype.itemsize < 4 else x
+    return x if x.dtype is torch.float32 or x.dtype.itemsize >= 4 else x.float()
+
+
+def _times(gradient: Tensor, factor: Tensor | None) -> Tensor:
+    """`gradient` times a factor that no kernel took: no number, but a tensor."""
+    return gradient if factor is None else gradient.mul_(factor)
+
+
+def _like(wide: Tensor, x: Tensor) -> Tensor:
+    """`wide` in the dtype of `x`."""
+    return wide if wide.dtype is x.dtype else wide.to(x.dtype)
 
 
 def scale_gradient_by_error(x: Tensor, error: Tensor, factor: float) -> Tensor:

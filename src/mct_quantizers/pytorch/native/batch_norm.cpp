@@ -203,11 +203,12 @@ void normalized_forward(const float* x, const float* residual, float* y, const f
   }
 }
 
-// `dz` gets the gradient to the residual; it may be `dx`. `dscale` gets one number for each scale.
+// `dz` gets the gradient to the residual; it may be `dx`. `dscale` gets one number for each
+// scale, multiplied by `factor`.
 void normalized_backward(const float* x, const float* residual, const float* dy, float* dx, float* dz,
                          const float* mean, const float* inverse, const float* weight, const float* bias,
                          const float* scale, const float* zero_point, int64_t scale_step, float* dweight, float* dbias,
-                         float* dscale, int64_t outer, int64_t channels, int64_t inner, float low, float high,
+                         float* dscale, float factor, int64_t outer, int64_t channels, int64_t inner, float low, float high,
                          float ceiling, int threads) {
   const Range range(low, high, ceiling);
   const Layer layer(channels, mean, inverse, weight, bias, scale, zero_point, scale_step);
@@ -255,9 +256,9 @@ void normalized_backward(const float* x, const float* residual, const float* dy,
     dbias[c] = static_cast<float>(gradients[c]);
   }
   if (scale_step == 0) {
-    dscale[0] = static_cast<float>(std::accumulate(slopes, slopes + channels, 0.0));
+    dscale[0] = static_cast<float>(std::accumulate(slopes, slopes + channels, 0.0) * factor);
   } else {
-    std::copy_n(slopes, channels, dscale);
+    for (int64_t c = 0; c < channels; ++c) dscale[c] = static_cast<float>(slopes[c] * factor);
   }
   const ToInput to_input(layer, gradients, products, static_cast<double>(outer) * inner);
   const auto run = [&](Channels which, int64_t start, int64_t count) {

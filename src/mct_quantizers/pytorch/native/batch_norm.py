@@ -121,7 +121,7 @@ class NormalizedCall(NamedTuple):
             x.data_ptr(), address(residual), gradient.data_ptr(), to_x.data_ptr(),
             address(to_x if to_residual is None else to_residual), mean.data_ptr(), inverse.data_ptr(),
             address(weight), address(bias), *self._grid(), to_weight.data_ptr(), to_bias.data_ptr(),
-            to_scale.data_ptr(), *self.sizes, *settings.arguments(),
+            to_scale.data_ptr(), settings.gradient_factor, *self.sizes, *settings.arguments(),
         )  # fmt: skip
         return NormGradients(
             to_x, to_residual, None if weight is None else to_weight, None if bias is None else to_bias, to_scale

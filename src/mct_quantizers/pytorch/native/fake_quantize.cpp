@@ -50,9 +50,9 @@ void forward(const float* x, float* y, const float* scale, const float* zero_poi
   }
 }
 
-// `zero_point` may be null. `dscale` gets one number for each channel.
+// `zero_point` may be null. `dscale` gets one number for each channel, multiplied by `factor`.
 void backward(const float* x, const float* dy, float* dx, const float* scale, const float* zero_point, float* dscale,
-              int64_t outer, int64_t channels, int64_t inner, float low, float high, float ceiling, int threads) {
+              float factor, int64_t outer, int64_t channels, int64_t inner, float low, float high, float ceiling, int threads) {
   const Range range(low, high, ceiling);
   const bool parallel = outer * channels * inner >= kParallel;
   std::vector<double> totals(channels);
@@ -92,6 +92,6 @@ void backward(const float* x, const float* dy, float* dx, const float* scale, co
       for (int64_t row = c; row < outer * channels; row += channels)
         for (int64_t block = 0; block < blocks; ++block) totals[c] += sums[row * blocks + block];
   }
-  for (int64_t c = 0; c < channels; ++c) dscale[c] = static_cast<float>(totals[c]);
+  for (int64_t c = 0; c < channels; ++c) dscale[c] = static_cast<float>(totals[c] * factor);
 }
 }

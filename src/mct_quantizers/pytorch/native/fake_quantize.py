@@ -19,11 +19,13 @@ class Settings(NamedTuple):
         quant_min: smallest integer.
         quant_max: largest integer.
         ceiling: upper end of a ReLU before the quantizer: infinity, or 6; None for none.
+        gradient_factor: the gradient to the scale is multiplied by it.
     """
 
     quant_min: int
     quant_max: int
     ceiling: float | None = None
+    gradient_factor: float = 1.0
 
     def arguments(self) -> tuple[float, float, float, int]:
         """The last arguments of a kernel; a negative ceiling is none."""
@@ -81,7 +83,7 @@ class NativeCall(NamedTuple):
         to_x, to_scale = torch.empty_like(x), torch.empty_like(self.scale)
         self.library.backward(
             x.data_ptr(), gradient.data_ptr(), to_x.data_ptr(), self.scale.data_ptr(), address(self.zero_point),
-            to_scale.data_ptr(), *self.sizes, *settings.arguments(),
+            to_scale.data_ptr(), settings.gradient_factor, *self.sizes, *settings.arguments(),
         )  # fmt: skip
         return to_x, to_scale
 

@@ -36,10 +36,10 @@ _SIZES = [_SIZE] * 3
 _SETTINGS = [_FLOAT] * 3 + [_INT]
 _SIGNATURES = {
     "forward": ([_POINTER] * 4 + _SIZES + _SETTINGS, None),
-    "backward": ([_POINTER] * 6 + _SIZES + _SETTINGS, None),
+    "backward": ([_POINTER] * 6 + [_FLOAT] + _SIZES + _SETTINGS, None),
     "batch_statistics": ([_POINTER] * 4 + [_FLOAT] + _SIZES + [_INT], None),
     "normalized_forward": ([_POINTER] * 9 + [_SIZE] + _SIZES + _SETTINGS, None),
-    "normalized_backward": ([_POINTER] * 11 + [_SIZE] + [_POINTER] * 3 + _SIZES + _SETTINGS, None),
+    "normalized_backward": ([_POINTER] * 11 + [_SIZE] + [_POINTER] * 3 + [_FLOAT] + _SIZES + _SETTINGS, None),
     "histogram": ([_POINTER, _SIZE, _FLOAT, _FLOAT, _SIZE, _POINTER, _INT], None),
 }
 
