@@ -6,6 +6,7 @@ torch's own `fake_quantize_per_*_affine` multiplies by the inverse of the scale,
 and replaces NaN; it is not used.
 """
 
+import hashlib
 from functools import partial
 from typing import Any
 
@@ -49,17 +50,19 @@ def fake_quantize_learned(
     x: Tensor, scale: Tensor, zero_point: Tensor | None, quant_min: int, quant_max: int, gradient_factor: Any = 1.0
 ) -> Tensor:
     """`fake_quantize` with the gradients of `arithmetic.fake_quantize_learned` to `x` and `scale`."""
+    factor, other_factor = (1.0, gradient_factor) if isinstance(gradient_factor, Tensor) else (gradient_factor, None)
+    if torch.compiler.is_compiling():
+        result: Tensor = _OPERATOR(x, scale, zero_point, quant_min, quant_max, factor, other_factor)
+        return result
     apply: Any
-    is_number = isinstance(gradient_factor, (int, float))
-    settings = Settings(quant_min, quant_max, gradient_factor=gradient_factor if is_number else 1.0)
-    other_factor = None if is_number else gradient_factor
+    settings = Settings(quant_min, quant_max, gradient_factor=factor)
     if isinstance(x, Pending):
         if x.is_pending and x.batch_norm is not None:
             normalized = NormalizedCall.of(x.source, scale, zero_point)
             if normalized is not None:
                 apply, norm = _NativeNormalized.apply, x.batch_norm
                 settings = settings._replace(ceiling=x.ceiling)
-                result: Tensor = apply(
+                result = apply(
                     x.source, norm.weight, norm.bias, x.residual, scale, norm, normalized, settings, other_factor
                 )
                 return result
@@ -68,8 +71,7 @@ def fake_quantize_learned(
         x = x.computed if settings.ceiling is None else x.source
     native = NativeCall.of(_wide(x.detach()), scale, zero_point)
     if native is None:
-        apply = _FakeQuantizeLearned.apply
-        result = apply(x, scale, zero_point, quant_min, quant_max, gradient_factor)
+        result = _learned_by_operators(x, scale, zero_point, quant_min, quant_max, factor, other_factor)
         compute: Any = partial(fake_quantize, quant_min=quant_min, quant_max=quant_max)
         recomputation.remember(result, compute, x, scale, zero_point)
         return result
@@ -141,14 +143,20 @@ class _FakeQuantizeLearned(Function):
 
     @staticmethod
     def forward(
-        x: Tensor, scale: Tensor, zero_point: Tensor | None, quant_min: int, quant_max: int, gradient_factor: Any
+        x: Tensor,
+        scale: Tensor,
+        zero_point: Tensor | None,
+        quant_min: int,
+        quant_max: int,
+        factor: float,
+        other_factor: Tensor | None,
     ) -> Tensor:
-        del gradient_factor
+        del factor, other_factor
         return fake_quantize(x, scale, zero_point, quant_min, quant_max)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        x, scale, zero_point, ctx.quant_min, ctx.quant_max, ctx.gradient_factor = inputs
+        x, scale, zero_point, ctx.quant_min, ctx.quant_max, ctx.factor, ctx.other_factor = inputs
         ctx.save_for_backward(x, scale, zero_point)
 
     @staticmethod
@@ -171,9 +179,51 @@ class _FakeQuantizeLearned(Function):
             if zero_point is not None:
                 clipped.sub_(zero_point)
             slope = clipped.sub_(torch.where(inside, ratio, 0.0))
-            to_scale = slope.mul_(gradient).sum_to_size(scale.shape).mul_(ctx.gradient_factor)
-            to_scale = to_scale.to(scale.dtype)
-        return to_x, to_scale, None, None, None, None
+            to_scale = slope.mul_(gradient).sum_to_size(scale.shape).mul_(ctx.factor)
+            to_scale = _times(to_scale, ctx.other_factor).to(scale.dtype)
+        return to_x, to_scale, None, None, None, None, None
+
+
+def _learned_by_operators(
+    x: Tensor,
+    scale: Tensor,
+    zero_point: Tensor | None,
+    quant_min: int,
+    quant_max: int,
+    factor: float,
+    other_factor: Tensor | None,
+) -> Tensor:
+    apply: Any = _FakeQuantizeLearned.apply
+    result: Tensor = apply(x, scale, zero_point, quant_min, quant_max, factor, other_factor)
+    return result
+
+
+def _fingerprint(*functions: Any) -> str:
+    """Of what functions do."""
+    codes = [function.__code__ for function in functions]
+    parts = [(code.co_code, code.co_names, code.co_varnames, code.co_consts) for code in codes]
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:8]
+
+
+def _operator() -> Any:
+    """`_learned_by_operators` as an operator that compilers see into.
+
+    What they compile of operators they keep for the next process, and find it again by their names; of an
+    `autograd.Function` they do not. So the name tells which formula it is.
+    """
+    backward: Any = _FakeQuantizeLearned.backward
+    name = f"fake_quantize_learned_{_fingerprint(fake_quantize, _FakeQuantizeLearned.forward, backward.__wrapped__)}"
+    _LIBRARY.define(
+        f"{name}(Tensor x, Tensor scale, Tensor? zero_point, int quant_min, int quant_max, float factor, "
+        "Tensor? other_factor) -> Tensor"
+    )
+    _LIBRARY.impl(name, _learned_by_operators, "CompositeImplicitAutograd")
+    return getattr(torch.ops.mct_quantizers, name).default
+
+
+# torch has no types here.
+_LIBRARY: Any = torch.library.Library("mct_quantizers", "DEF")  # type: ignore[no-untyped-call]
+_OPERATOR = _operator()
 
 
 def _wide(x: Tensor) -> Tensor:
