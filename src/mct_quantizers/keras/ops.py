@@ -223,9 +223,14 @@ def stop_gradient(x: Tensor) -> Tensor:
 def fake_quantize_learned(
     x: Tensor, scale: Tensor, zero_point: Tensor | None, quant_min: int, quant_max: int, gradient_factor: Any
 ) -> Tensor:
-    """See `Ops.fake_quantize_learned`."""
+    """See `Ops.fake_quantize_learned`: PyTorch has a kernel for it, the compilers of the others fuse the formula."""
     own = sys.modules[__name__]
     values = to_compute_dtype(x)
+    if _BACKEND == "torch":
+        from mct_quantizers.pytorch import kernels
+
+        tensors = (as_tensor(scale), None if zero_point is None else as_tensor(zero_point))
+        return cast_like(kernels.fake_quantize_learned(values, *tensors, quant_min, quant_max, gradient_factor), x)
     result = arithmetic.fake_quantize_learned(values, scale, zero_point, quant_min, quant_max, gradient_factor, own)
     return cast_like(result, x)
 
