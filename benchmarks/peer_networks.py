@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from networks import empty_module
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
@@ -37,6 +38,10 @@ def model_compression_toolkit(method: str) -> Callable[[nn.Module, Tensor], Prep
     """model-compression-toolkit with a training method, for a target of 4 bits described here; it folds batch norm."""
 
     def prepare(network: nn.Module, images: Tensor) -> Prepared:
+        # The package imports it, but none of its operators, which a build for CUDA cannot load without CUDA.
+        with empty_module("torchvision._meta_registrations"):
+            import torchvision  # noqa: F401
+
         import model_compression_toolkit as mct
         from model_compression_toolkit.trainable_infrastructure import TrainingMethod
 
