@@ -43,7 +43,12 @@ def quantizers(per_channel: bool, compiled: bool) -> dict[str, Quantize]:
             return torch._fake_quantize_learnable_per_channel_affine(x, flat, zero, 1, LOW, HIGH, 1.0)
         return torch._fake_quantize_learnable_per_tensor_affine(x, flat, zero, LOW, HIGH, 1.0)
 
-    found: dict[str, Quantize] = {"ours": learned, "torch's learnable operator": own, "formula, eager": formula}
+    def straight_through(x: Tensor, scale: Tensor) -> Tensor:
+        return learned(x, scale.detach())
+
+    found: dict[str, Quantize] = {
+        "LSQ": learned, "STE": straight_through, "torch's learnable operator": own, "formula, eager": formula,
+    }  # fmt: skip
     if compiled:
         found["formula, compiled"] = torch.compile(formula, dynamic=False)
     return found
