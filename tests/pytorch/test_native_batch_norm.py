@@ -181,8 +181,9 @@ def test_not_a_number_spreads_over_its_channel():
         (samples((4, 6))[:, ::2], nn.BatchNorm1d(3)),
         (samples((4, 3)), nn.SyncBatchNorm(3)),
         (samples((4, 3)), nn.BatchNorm1d(3, track_running_stats=False)),
+        (samples((4, 3)), nn.BatchNorm1d(3).double()),
     ],
-    ids=["one element", "float64", "gaps", "synchronized", "without statistics"],
+    ids=["one element", "float64", "gaps", "synchronized", "without statistics", "wide factors"],
 )
 def test_other_batch_norms_run_themselves(x, norm):
     assert batch_norm_before_quantization(x.requires_grad_(), norm, norm.weight) is None

@@ -12,7 +12,7 @@ from torch.nn import functional
 from torch.utils import _pytree as pytree
 
 from mct_quantizers.pytorch.native.batch_norm import batch_statistics
-from mct_quantizers.pytorch.native.memory import is_traced
+from mct_quantizers.pytorch.native.memory import is_plain, is_traced
 
 # They tell of the shape and kind of a tensor, which nothing here changes.
 _WITHOUT_VALUES = frozenset(
@@ -21,6 +21,7 @@ _WITHOUT_VALUES = frozenset(
         *(getattr(Tensor, name).__get__ for name in ("device", "dtype", "is_cpu", "layout", "ndim", "shape")),
     }
 )  # fmt: skip
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 _ADDITIONS = frozenset({Tensor.__add__, Tensor.__radd__, Tensor.add, torch.add})
 
 
@@ -116,9 +117,8 @@ class Pending(Tensor):
             and self.residual is None
             and self.ceiling is None
             and type(other) is Tensor
-            and other.is_cpu
+            and is_plain(other)
             and other.shape == self.source.shape
-            and other.dtype is self.source.dtype
         )
 
 
@@ -147,9 +147,13 @@ def batch_norm_before_quantization(x: Tensor, norm: nn.BatchNorm2d, weight: Tens
     Returns:
         None where the batch norm has to run itself.
     """
-    is_plain = type(norm) in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d) and norm.running_mean is not None
-    statistics = batch_statistics(x, norm.eps) if is_plain and _can_wait(x) else None
-    if statistics is None or norm.running_mean is None or norm.running_var is None:
+    if type(norm) not in _BATCH_NORMS or norm.running_mean is None or norm.running_var is None or not _can_wait(x):
+        return None
+    factors = [tensor for tensor in (weight, norm.bias) if tensor is not None]
+    if not all(is_plain(tensor) and tensor.is_contiguous() for tensor in (*factors, norm.running_mean)):
+        return None
+    statistics = batch_statistics(x, norm.eps)
+    if statistics is None:
         return None
     mean, variance, inverse = statistics
     with torch.no_grad():
