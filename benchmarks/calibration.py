@@ -9,15 +9,13 @@ inference of the same batches. The search is `quantize` with the least squared e
 how far the peak rises above that of inference, with 10 and with 40 batches.
 """
 
-import argparse
 import dataclasses
-import json
 import multiprocessing
 from collections.abc import Iterator
 from functools import partial
 
 import torch
-from interleaved import PeakMemory, environment, median_seconds
+from interleaved import PeakMemory, median_seconds, options_of, report
 from networks import ResNet20
 from torch import Tensor, nn
 
@@ -72,10 +70,7 @@ def peak_memory(count: int) -> tuple[float, float]:
 
 def main() -> None:
     """Run and print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repetitions", type=int, default=5)
-    parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
+    options = options_of(__doc__, repetitions=5).parse_args()
     model = network()
     times = median_seconds(
         {
@@ -98,13 +93,7 @@ def main() -> None:
         with context.Pool(1) as pool:
             plain, calibrated = pool.apply(peak_memory, (count,))
         results[f"memory over inference, {count} batches, MB"] = calibrated - plain
-    where = environment(SEED)
-    if options.json:
-        print(json.dumps({**where, "results": results}, indent=2))
-        return
-    print(f"{where}, medians of {options.repetitions} interleaved repetitions")
-    for what, number in results.items():
-        print(f"{what}: {number:.2f}")
+    report(results, options, SEED)
 
 
 if __name__ == "__main__":

@@ -8,15 +8,13 @@ ResNet-20, 100 images at once, random weights. Sessions take turns; `disable_qua
 float arithmetic around the integers (docs/results.md).
 """
 
-import argparse
-import json
 import tempfile
 from functools import partial
 from pathlib import Path
 
 import onnxruntime
 import torch
-from interleaved import environment, median_seconds
+from interleaved import median_seconds, options_of, report
 from networks import ResNet20
 
 import model_compression_toolkit as mct
@@ -35,10 +33,7 @@ def session(path: Path, options: dict[str, str] | None = None) -> onnxruntime.In
 
 def main() -> None:
     """Run and print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repetitions", type=int, default=15)
-    parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
+    options = options_of(__doc__, repetitions=15).parse_args()
     torch.manual_seed(SEED)
     model, images = ResNet20().eval(), torch.randn(BATCH, 3, 32, 32)
     with tempfile.TemporaryDirectory() as folder:
@@ -62,14 +57,7 @@ def main() -> None:
         "size / float": {name: size / sizes["float"] for name, size in sizes.items()},
         "float, kB": sizes["float"] / 1000,
     }
-    where = {**environment(SEED), "onnxruntime": onnxruntime.__version__}
-    if options.json:
-        print(json.dumps({**where, "results": results}, indent=2))
-        return
-    print(f"{where}, medians of {options.repetitions} interleaved repetitions")
-    for what, found in results.items():
-        numbers = found.items() if isinstance(found, dict) else [("", found)]
-        print(f"{what}: " + "; ".join(f"{name} {number:.2f}".strip() for name, number in numbers))
+    report(results, options, SEED, onnxruntime=onnxruntime.__version__)
 
 
 if __name__ == "__main__":

@@ -9,13 +9,11 @@ the gradient to x. It is measured by copies and additions of torch, into memory 
 fresh memory, which every operator that returns a tensor has to take.
 """
 
-import argparse
-import json
 from collections.abc import Callable
 from functools import partial
 
 import torch
-from interleaved import Candidates, environment, median_seconds
+from interleaved import Candidates, median_seconds, options_of, report
 from torch import Tensor
 
 from mct_quantizers.common import arithmetic
@@ -100,25 +98,17 @@ def ratios(shape: tuple[int, ...], per_channel: bool, compiled: bool, repetition
 
 def main() -> None:
     """Run and print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repetitions", type=int, default=15)
+    parser = options_of(__doc__, repetitions=15)
     parser.add_argument("--compiled", action="store_true", help="compare with torch.compile too (a minute)")
     parser.add_argument("--sizes", nargs="+", default=list(SIZES), choices=list(SIZES))
-    parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    results = {}
+    results: dict[str, dict[str, float]] = {}
     for size in options.sizes:
         for per_channel in (False, True):
             name = f"{size}, per {'channel' if per_channel else 'tensor'}"
-            results[name] = ratios(SIZES[size], per_channel, options.compiled, options.repetitions)
-    where = environment(SEED)
-    if options.json:
-        print(json.dumps({**where, "ratios": results}, indent=2))
-        return
-    print(f"{where}, medians of {options.repetitions} interleaved repetitions")
-    for name, parts in results.items():
-        for part, found in parts.items():
-            print(f"{name}, {part}: " + "; ".join(f"{way} {ratio:.2f}" for way, ratio in found.items()))
+            found = ratios(SIZES[size], per_channel, options.compiled, options.repetitions)
+            results |= {f"{name}, {part}": numbers for part, numbers in found.items()}
+    report(results, options, SEED)
 
 
 if __name__ == "__main__":

@@ -7,13 +7,11 @@
 Each runs in processes of its own, which take turns; the time of an empty program is taken off.
 """
 
-import argparse
-import json
 import subprocess
 import sys
 from functools import partial
 
-from interleaved import environment, median_seconds
+from interleaved import median_seconds
 
 PROGRAMS = {
     "nothing": "",
@@ -28,22 +26,14 @@ PROGRAMS = {
 
 def main() -> None:
     """Run and print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repetitions", type=int, default=7)
-    parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
+    options = options_of(__doc__, repetitions=7).parse_args()
     runs = {
         name: partial(subprocess.run, [sys.executable, "-c", program], check=True) for name, program in PROGRAMS.items()
     }
     times = median_seconds(runs, options.repetitions, warm_ups=1)
     seconds = {name: time - times["nothing"] for name, time in times.items() if name != "nothing"}
-    where = environment(seed=0)
-    if options.json:
-        print(json.dumps({**where, "seconds": seconds}, indent=2))
-        return
-    print(f"{where}, medians of {options.repetitions} interleaved repetitions")
-    for name, time in seconds.items():
-        print(f"{name}: {time:.2f} s, {time / seconds['torch']:.2f} of torch")
+    results = {name: {"seconds": time, "of torch": time / seconds["torch"]} for name, time in seconds.items()}
+    report(results, options, seed=0)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,15 @@
 # SPDX-FileCopyrightText: The quantizers-infrastructure authors
 # SPDX-License-Identifier: Apache-2.0
-"""What the benchmarks share: taking turns, and telling where they ran."""
+"""What the benchmarks share: their options, taking turns, and telling what they found and where."""
 
+import argparse
 import ctypes
 import gc
+import json
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -69,3 +71,25 @@ def environment(seed: int) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "seed": seed,
     }
+
+
+def options_of(description: str, repetitions: int | None) -> argparse.ArgumentParser:
+    """A command line with what every benchmark takes; without repetitions for None."""
+    parser = argparse.ArgumentParser(description=description.splitlines()[0])
+    if repetitions is not None:
+        parser.add_argument("--repetitions", type=int, default=repetitions)
+    parser.add_argument("--json", action="store_true")
+    return parser
+
+
+def report(results: Mapping[str, Any], options: argparse.Namespace, seed: int, **more: Any) -> None:
+    """Print what was found, numbers or numbers by name, and where: as JSON on request."""
+    repetitions = vars(options).get("repetitions")
+    where = {**environment(seed), **more} | ({} if repetitions is None else {"medians of": repetitions})
+    if options.json:
+        print(json.dumps({**where, "results": results}, indent=2))
+        return
+    print(where)
+    for name, found in results.items():
+        numbers = found if isinstance(found, Mapping) else {"": found}
+        print(f"{name}: " + "; ".join(f"{what} {number:,.2f}".strip() for what, number in numbers.items()))

@@ -7,14 +7,12 @@
 The steps take turns in one process; peak memory is that of a process each, less what it holds before the first step.
 """
 
-import argparse
-import json
 import multiprocessing
 import time
 from collections.abc import Callable
 
 import torch
-from interleaved import PeakMemory, environment, median_seconds
+from interleaved import PeakMemory, median_seconds, options_of, report
 from networks import ResNet20, VisionTransformer, mobile_net, step_of
 from torch import Tensor, nn
 
@@ -61,11 +59,9 @@ def seconds(step: Callable[[], object]) -> float:
 
 def main() -> None:
     """Run and print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = options_of(__doc__, repetitions=9)
     parser.add_argument("--model", nargs="+", default=list(MODELS), choices=list(MODELS))
-    parser.add_argument("--repetitions", type=int, default=9)
     parser.add_argument("--compiled", action="store_true", help="compile both networks with torch.compile")
-    parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     results: dict[str, dict[str, float]] = {}
     context = multiprocessing.get_context("spawn")
@@ -86,13 +82,7 @@ def main() -> None:
             "memory, QAT / float": memory["QAT"] / memory["float"],
             "float step, MB": memory["float"],
         }
-    where = {**environment(SEED), "compiled": options.compiled}
-    if options.json:
-        print(json.dumps({**where, "results": results}, indent=2))
-        return
-    print(f"{where}, medians of {options.repetitions} interleaved repetitions")
-    for name, numbers in results.items():
-        print(f"{name}: " + "; ".join(f"{what} {number:.2f}" for what, number in numbers.items()))
+    report(results, options, SEED, compiled=options.compiled)
 
 
 if __name__ == "__main__":

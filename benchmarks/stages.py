@@ -8,8 +8,6 @@ ResNet-20, and a transformer of 100 million parameters (--large; a minute, 6 GB)
 process for each network: they are done once in a training. Export holds the proof in ONNX Runtime.
 """
 
-import argparse
-import json
 import multiprocessing
 import tempfile
 import time
@@ -19,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from interleaved import PeakMemory, environment
+from interleaved import PeakMemory, options_of, report
 from networks import Block, ResNet20
 from torch import Tensor, nn
 
@@ -73,21 +71,14 @@ def stages(name: str) -> dict[str, float]:
 
 def main() -> None:
     """Run and print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = options_of(__doc__, repetitions=None)
     parser.add_argument("--large", action="store_true", help="the transformer of 100 million parameters too")
-    parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    results = {}
+    results: dict[str, dict[str, float]] = {}
     for name in NETWORKS if options.large else ["ResNet-20"]:
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             results[name] = pool.apply(stages, (name,))
-    where = environment(SEED)
-    if options.json:
-        print(json.dumps({**where, "results": results}, indent=2))
-        return
-    print(where)
-    for name, numbers in results.items():
-        print(f"{name}: " + "; ".join(f"{what} {number:,.2f}" for what, number in numbers.items()))
+    report(results, options, SEED)
 
 
 if __name__ == "__main__":
