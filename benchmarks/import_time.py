@@ -11,7 +11,7 @@ import subprocess
 import sys
 from functools import partial
 
-from interleaved import median_seconds
+from interleaved import median_seconds, options_of, report
 
 PROGRAMS = {
     "nothing": "",
