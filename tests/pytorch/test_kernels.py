@@ -1,6 +1,10 @@
 # SPDX-FileCopyrightText: The quantizers-infrastructure authors
 # SPDX-License-Identifier: Apache-2.0
+import ast
 import math
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -307,3 +311,75 @@ def test_kernel_compiled_to_native_code_equals_eager():
     assert torch.equal(eager[1], compiled[1])
     # The fused sum of 64 float32 terms below 50 may run in another order.
     torch.testing.assert_close(eager[2], compiled[2], rtol=0, atol=64 * 50 * 2.0**-24)
+
+
+@pytest.mark.parametrize("is_native", [True, False])
+@pytest.mark.parametrize("is_compiled", [True, False])
+@compiles
+def test_a_gradient_factor_may_be_a_tensor(is_native, is_compiled, monkeypatch):
+    if not is_native:
+        monkeypatch.setattr("mct_quantizers.pytorch.native.fake_quantize.native_library", lambda: None)
+    torch._dynamo.reset()
+    x, upstream = torch.linspace(-1, 1, 5), torch.linspace(1, 2, 5)
+    quantize = kernels.fake_quantize_learned
+    if is_compiled:
+        quantize = torch.compile(quantize, fullgraph=True, backend="aot_eager")
+    number = gradients(quantize, x, torch.tensor([0.25]), None, -4, 3, 0.5, upstream)
+    tensor = gradients(quantize, x, torch.tensor([0.25]), None, -4, 3, torch.tensor([0.5]), upstream)
+    for ours, theirs in zip(tensor, number, strict=True):
+        # A power of two: no rounding.
+        assert torch.equal(ours, theirs)
+
+
+def test_compilers_see_one_operator_of_which_they_keep_what_they_compile():
+    # autograd's cache of compiled code takes operators, and no autograd.Function.
+    seen = []
+
+    def backend(graph, inputs):
+        seen.extend(node.target for node in graph.graph.nodes if node.op == "call_function")
+        return graph.forward
+
+    torch._dynamo.reset()
+    compiled = torch.compile(kernels.fake_quantize_learned, fullgraph=True, backend=backend)
+    compiled(torch.linspace(-1, 1, 5), torch.tensor([0.25]).requires_grad_(), None, -4, 3)
+    assert [type(target) for target in seen] == [torch._ops.OpOverload]
+    assert seen[0].namespace == "mct_quantizers"
+
+
+def test_an_operator_is_named_by_what_it_does():
+    def square(x):
+        return x * x
+
+    def cube(x):
+        return x * x * x
+
+    def square_again(x):
+        return x * x
+
+    assert kernels._fingerprint(square) == kernels._fingerprint(square_again)
+    assert kernels._fingerprint(square) != kernels._fingerprint(cube)
+    assert kernels._fingerprint(square, cube) != kernels._fingerprint(cube, square)
+
+
+SECOND_PROCESS = """
+import torch
+from torch._dynamo.utils import counters
+from mct_quantizers.pytorch import kernels
+
+layer = torch.compile(lambda x, scale: kernels.fake_quantize_learned(x * 2.0, scale, None, -8, 7).sum())
+layer(torch.linspace(-1, 1, 64).requires_grad_(), torch.tensor([0.25]).requires_grad_()).backward()
+print(dict(counters["aot_autograd"]))
+"""
+
+
+@pytest.mark.slow
+def test_a_second_process_finds_what_the_first_compiled(tmp_path):
+    environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
+    counts = []
+    for _ in range(2):
+        command = [sys.executable, "-c", SECOND_PROCESS]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+        counts.append(ast.literal_eval(done.stdout))
+    assert counts[0].get("autograd_cache_hit", 0) == 0
+    assert counts[1]["autograd_cache_hit"] == 1
+    assert "autograd_cache_bypass" not in counts[1]
