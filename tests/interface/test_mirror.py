@@ -29,6 +29,7 @@ ONLY_PYTORCH_FILES = {
     "native/__init__.py",  # kernels for eager tensors on the CPU; Keras's backends have compilers of their own
     "native/library.py",
     "native/fake_quantize.py",
+    "native/batch_norm.py",
     "native/histogram.py",
     "native/memory.py",
     "pending.py",  # what compilers of Keras's backends fuse, or store, by themselves
