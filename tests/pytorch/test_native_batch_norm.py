@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional
 
 from mct_quantizers.pytorch import kernels
-from mct_quantizers.pytorch.native.batch_norm import NormalizedCall, batch_statistics
+from mct_quantizers.pytorch.native.batch_norm import NormalizedCall, NormTensors, batch_statistics
 from mct_quantizers.pytorch.native.fake_quantize import Settings
 from mct_quantizers.pytorch.native.library import native_library
 from mct_quantizers.pytorch.pending import Pending, batch_norm_before_quantization, relu_before_quantization
@@ -87,7 +87,7 @@ def test_values_are_those_of_the_formula(
     weight, bias, scale, zero_point = layer(x, has_affine, per_channel_scale, has_zero_point)
     mean, _, inverse = batch_statistics(x, EPSILON)
     call = NormalizedCall.of(x, scale, zero_point)
-    y = call.forward(x, weight, bias, residual, mean, inverse, Settings(-8, 7, ceiling))
+    y = call.forward(NormTensors(x, weight, bias, residual, mean, inverse), Settings(-8, 7, ceiling))
     assert y.stride() == x.stride()
     # In float32, rounded after every operation.
     alpha = inverse * (1.0 if weight is None else weight)
@@ -151,9 +151,9 @@ def test_results_do_not_depend_on_the_threads():
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
             mean, variance, inverse = batch_statistics(x, EPSILON)
-            tensors = x, weight, bias, residual, mean, inverse
+            tensors = NormTensors(x, weight, bias, residual, mean, inverse)
             results.append(
-                (mean, variance, call.forward(*tensors, settings), *call.backward(*tensors, upstream, settings))
+                (mean, variance, call.forward(tensors, settings), *call.backward(tensors, upstream, settings))
             )
     finally:
         torch.set_num_threads(before)

@@ -16,7 +16,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from mct_quantizers.pytorch import recomputation
-from mct_quantizers.pytorch.native.batch_norm import NormalizedCall
+from mct_quantizers.pytorch.native.batch_norm import NormalizedCall, NormTensors
 from mct_quantizers.pytorch.native.fake_quantize import NativeCall, Settings
 from mct_quantizers.pytorch.pending import Pending
 
@@ -125,15 +125,15 @@ class _NativeNormalized(Function):
         other_factor: Tensor | None,
     ) -> Tensor:
         ctx.native, ctx.settings, ctx.other_factor = native, settings, other_factor
-        tensors = x, weight, bias, residual, norm.mean, norm.inverse
+        tensors = NormTensors(x, weight, bias, residual, norm.mean, norm.inverse)
         ctx.save_for_backward(*tensors, scale)
-        return native.forward(*tensors, settings)
+        return native.forward(tensors, settings)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         *tensors, _ = ctx.saved_tensors
-        found = ctx.native.backward(*tensors, gradients[0], ctx.settings)
+        found = ctx.native.backward(NormTensors(*tensors), gradients[0], ctx.settings)
         to_scale = _times(found.scale, ctx.other_factor)
         return found.x, found.weight, found.bias, found.residual, to_scale, None, None, None, None
 

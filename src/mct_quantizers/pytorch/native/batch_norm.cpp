@@ -203,13 +203,13 @@ void normalized_forward(const float* x, const float* residual, float* y, const f
   }
 }
 
-// `dz` gets the gradient to the residual; it may be `dx`. `dscale` gets one number for each
-// scale, multiplied by `factor`.
+// `dz` gets the gradient to the residual; it may be `dx`. `dscale` gets one number for each scale, multiplied by
+// `factor`.
 void normalized_backward(const float* x, const float* residual, const float* dy, float* dx, float* dz,
                          const float* mean, const float* inverse, const float* weight, const float* bias,
                          const float* scale, const float* zero_point, int64_t scale_step, float* dweight, float* dbias,
-                         float* dscale, float factor, int64_t outer, int64_t channels, int64_t inner, float low, float high,
-                         float ceiling, int threads) {
+                         float* dscale, float factor, int64_t outer, int64_t channels, int64_t inner, float low,
+                         float high, float ceiling, int threads) {
   const Range range(low, high, ceiling);
   const Layer layer(channels, mean, inverse, weight, bias, scale, zero_point, scale_step);
   const bool parallel = outer * channels * inner >= kParallel;

@@ -14,6 +14,26 @@ from mct_quantizers.pytorch.native.memory import is_plain, is_traced, laid_out_a
 CHANNEL_AXIS = 1
 
 
+class NormTensors(NamedTuple):
+    """What a quantized batch norm is computed of: float32.
+
+    Attributes:
+        x: the input, (N, C, ...).
+        weight: factor of each channel, (C,); None for 1.
+        bias: shift of each channel, likewise; None for 0.
+        residual: what is added, of the shape of `x`; None for nothing.
+        mean: of the batch, (C,).
+        inverse: 1 / sqrt(variance of the batch + epsilon), likewise.
+    """
+
+    x: Tensor
+    weight: Tensor | None
+    bias: Tensor | None
+    residual: Tensor | None
+    mean: Tensor
+    inverse: Tensor
+
+
 class NormGradients(NamedTuple):
     """Gradients of a quantized batch norm.
 
@@ -81,17 +101,9 @@ class NormalizedCall(NamedTuple):
             return None
         return cls(quantizer, sizes)
 
-    def forward(
-        self,
-        x: Tensor,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        residual: Tensor | None,
-        mean: Tensor,
-        inverse: Tensor,
-        settings: Settings,
-    ) -> Tensor:
-        """The quantized values: a new tensor that lies as `x`."""
+    def forward(self, tensors: NormTensors, settings: Settings) -> Tensor:
+        """The quantized values: a new tensor that lies as the input."""
+        x, weight, bias, residual, mean, inverse = tensors
         y = torch.empty_like(x)
         residual = None if residual is None else laid_out_as(x, residual)
         self.quantizer.library.normalized_forward(
@@ -100,18 +112,9 @@ class NormalizedCall(NamedTuple):
         )  # fmt: skip
         return y
 
-    def backward(
-        self,
-        x: Tensor,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        residual: Tensor | None,
-        mean: Tensor,
-        inverse: Tensor,
-        gradient: Tensor,
-        settings: Settings,
-    ) -> NormGradients:
+    def backward(self, tensors: NormTensors, gradient: Tensor, settings: Settings) -> NormGradients:
         """The gradients, for a gradient to the quantized values."""
+        x, weight, bias, residual, mean, inverse = tensors
         gradient = laid_out_as(x, gradient)
         to_x, to_scale = torch.empty_like(x), torch.empty_like(self.quantizer.scale)
         to_residual = None if residual is None else torch.empty_like(x)

@@ -52,7 +52,8 @@ void forward(const float* x, float* y, const float* scale, const float* zero_poi
 
 // `zero_point` may be null. `dscale` gets one number for each channel, multiplied by `factor`.
 void backward(const float* x, const float* dy, float* dx, const float* scale, const float* zero_point, float* dscale,
-              float factor, int64_t outer, int64_t channels, int64_t inner, float low, float high, float ceiling, int threads) {
+              float factor, int64_t outer, int64_t channels, int64_t inner, float low, float high, float ceiling,
+              int threads) {
   const Range range(low, high, ceiling);
   const bool parallel = outer * channels * inner >= kParallel;
   std::vector<double> totals(channels);
