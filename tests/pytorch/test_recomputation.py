@@ -63,7 +63,7 @@ def test_gradients_are_those_of_stored_tensors_bit_for_bit(name, monkeypatch):
     monkeypatch.setattr(recomputation._Recipe, "run", lambda self: computed.append(1) or original(self))
     received = gradients(name)
     assert len(computed) == 2, "the input and the weight"
-    monkeypatch.setattr(recomputation, "remember", lambda *_: None)
+    monkeypatch.setattr(recomputation, "_recipe_of", lambda _: None)
     for ours, stored in zip(received, gradients(name), strict=True):
         torch.testing.assert_close(ours, stored, rtol=0, atol=0)
     assert len(computed) == 2
@@ -73,7 +73,7 @@ def test_gradients_are_those_of_stored_tensors_bit_for_bit(name, monkeypatch):
 @pytest.mark.parametrize("name", LAYERS)
 def test_a_layer_does_not_keep_its_quantized_input(name, stores, monkeypatch):
     if stores:
-        monkeypatch.setattr(recomputation, "remember", lambda *_: None)
+        monkeypatch.setattr(recomputation, "_recipe_of", lambda _: None)
     wrapper, x, scale, _ = case(name)
     quantized = kernels.fake_quantize_learned(x, scale, None, -8, 7)
     memory = StorageWeakRef(quantized.untyped_storage())
@@ -155,19 +155,47 @@ def test_transformed_functions_differentiate_through_a_wrapper():
     torch.testing.assert_close(received["weight"], plain[3])
 
 
-def test_without_a_gradient_nothing_is_noted():
-    x, scale = torch.randn(4, 3), torch.tensor([0.1])
-    before = len(recomputation._RECIPES)
-    quantized = kernels.fake_quantize_learned(x, scale, None, -8, 7)
-    with torch.no_grad():
-        also = kernels.fake_quantize_learned(x.requires_grad_(), scale, None, -8, 7)
-    assert len(recomputation._RECIPES) == before
-    del quantized, also
+CHANGES = {
+    "in place": lambda x: x.add_(1.0),
+    "through a view": lambda x: (x.view(-1).add_(1.0), x)[1],
+    "unseen by autograd": lambda x: (x.detach().add_(1.0), x)[1],
+    "scaled": lambda x: x.mul_(2.0),
+}
 
 
-def test_notes_go_with_their_tensors():
-    before = len(recomputation._RECIPES)
-    quantized = kernels.fake_quantize_learned(torch.randn(4, 3, requires_grad=True), torch.tensor([0.1]), None, -8, 7)
-    assert len(recomputation._RECIPES) == before + 1
-    del quantized
-    assert len(recomputation._RECIPES) == before
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("is_native", [True, False])
+def test_a_quantized_tensor_that_is_changed_counts_as_it_is(is_native, change, monkeypatch):
+    if not is_native:
+        monkeypatch.setattr("mct_quantizers.pytorch.native.fake_quantize.native_library", lambda: None)
+
+    def weight_gradient():
+        wrapper, x, scale, _ = case("linear")
+        wrapper(CHANGES[change](kernels.fake_quantize_learned(x, scale, None, -8, 7))).square().sum().backward()
+        return wrapper.weight.grad
+
+    received = weight_gradient()
+    monkeypatch.setattr(recomputation, "_recipe_of", lambda _: None)
+    torch.testing.assert_close(received, weight_gradient(), rtol=0, atol=0)
+
+
+def test_a_change_after_the_layer_has_run_does_not_reach_its_gradient():
+    def weight_gradient(change):
+        wrapper, x, scale, _ = case("linear")
+        quantized = kernels.fake_quantize_learned(x, scale, None, -8, 7)
+        result = wrapper(quantized).square().sum()
+        change(quantized)
+        result.backward()
+        return wrapper.weight.grad
+
+    assert torch.equal(weight_gradient(lambda x: x.add_(1.0)), weight_gradient(lambda x: x))
+
+
+def test_an_input_that_changed_before_the_layer_ran_is_an_error_of_the_quantizer():
+    wrapper, x, scale, _ = case("linear")
+    source = x * 1.0
+    quantized = kernels.fake_quantize_learned(source, scale, None, -8, 7)
+    source.add_(1.0)
+    result = wrapper(quantized)
+    with pytest.raises(RuntimeError, match="inplace"):
+        result.sum().backward()

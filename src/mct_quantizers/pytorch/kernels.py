@@ -15,7 +15,6 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from mct_quantizers.pytorch import recomputation
 from mct_quantizers.pytorch.native.batch_norm import NormalizedCall, NormTensors
 from mct_quantizers.pytorch.native.fake_quantize import NativeCall, Settings
 from mct_quantizers.pytorch.pending import Pending
@@ -71,22 +70,12 @@ def fake_quantize_learned(
         x = x.computed if settings.ceiling is None else x.source
     native = NativeCall.of(_wide(x.detach()), scale, zero_point)
     if native is None:
-        result = _learned_by_operators(x, scale, zero_point, quant_min, quant_max, factor, other_factor)
-        compute: Any = partial(fake_quantize, quant_min=quant_min, quant_max=quant_max)
-        recomputation.remember(result, compute, x, scale, zero_point)
-        return result
+        return _learned_by_operators(x, scale, zero_point, quant_min, quant_max, factor, other_factor)
     if not (torch.is_grad_enabled() and (x.requires_grad or scale.requires_grad)):
         return _like(native.forward(_wide(x.detach()), settings), x)
     apply = _NativeFakeQuantizeLearned.apply
     result = apply(x, scale, native, settings, other_factor)
-    recomputation.remember(result, partial(_recomputed, native=native, settings=settings), x, scale)
     return result
-
-
-def _recomputed(x: Tensor, scale: Tensor, native: NativeCall, settings: Settings) -> Tensor:
-    # The call holds the same scale.
-    del scale
-    return _like(native.forward(_wide(x), settings), x)
 
 
 class _NativeFakeQuantizeLearned(Function):
@@ -98,7 +87,16 @@ class _NativeFakeQuantizeLearned(Function):
     ) -> Tensor:
         ctx.native, ctx.settings, ctx.other_factor = native, settings, other_factor
         ctx.save_for_backward(x, scale)
-        return _like(native.forward(_wide(x), settings), x)
+        result = _like(native.forward(_wide(x), settings), x)
+        ctx.version = result._version
+        return result
+
+    @staticmethod
+    def recipe(ctx: Any) -> tuple[Any, tuple[Tensor, ...]]:
+        """How the result is computed anew: by a function, of tensors."""
+        native, settings = ctx.native, ctx.settings
+        # The call holds the scale, the second one.
+        return lambda x, _: _like(native.forward(_wide(x), settings), x), ctx.saved_tensors
 
     @staticmethod
     @once_differentiable
@@ -157,7 +155,13 @@ class _FakeQuantizeLearned(Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         x, scale, zero_point, ctx.quant_min, ctx.quant_max, ctx.factor, ctx.other_factor = inputs
+        ctx.version = output._version
         ctx.save_for_backward(x, scale, zero_point)
+
+    @staticmethod
+    def recipe(ctx: Any) -> tuple[Any, tuple[Tensor | None, ...]]:
+        """How the result is computed anew: by a function, of tensors."""
+        return partial(fake_quantize, quant_min=ctx.quant_min, quant_max=ctx.quant_max), ctx.saved_tensors
 
     @staticmethod
     @once_differentiable

@@ -13,9 +13,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
-from torch.utils.weak import WeakTensorKeyDictionary
-
-_RECIPES: Any = WeakTensorKeyDictionary()
 
 
 class _Recipe(NamedTuple):
@@ -44,22 +41,8 @@ class _View(NamedTuple):
     offset: int
 
 
-def remember(result: Tensor, compute: Callable[..., Tensor], *tensors: Tensor | None) -> None:
-    """Note that `compute(*tensors)` gives the values of `result`, bit for bit and in the same layout.
-
-    Args:
-        result: a tensor that needs a gradient; others are not noted.
-        compute: a function of `tensors`.
-        *tensors: what it needs.
-    """
-    if result.requires_grad and result.is_cpu and type(result) is Tensor and _is_usable():
-        # Detached: a recipe must not keep a graph.
-        inputs = tuple(None if tensor is None else tensor.detach() for tensor in tensors)
-        _RECIPES[result] = _Recipe(compute, inputs, _versions(inputs))
-
-
 def recomputing() -> contextlib.AbstractContextManager[Any]:
-    """While it is entered, operators keep how noted tensors were computed in the place of the tensors."""
+    """While it is entered, operators keep how quantized tensors were computed in the place of the tensors."""
     if not _is_usable() or torch._C._autograd._top_saved_tensors_default_hooks(True) is not None:
         # The user's own hooks, or checkpointing, decide what is stored.
         return contextlib.nullcontext()
@@ -76,12 +59,28 @@ def _is_usable() -> bool:
 
 
 def _pack(tensor: Tensor) -> Any:
-    base = tensor if tensor._base is None else tensor._base
-    recipe = _RECIPES.get(base)
+    recipe = _recipe_of(tensor if tensor._base is None else tensor._base)
     if recipe is None:
         # Detached: an output that is kept would keep its own graph.
         return tensor.detach(), tensor._version
     return _View(recipe, tuple(tensor.shape), tensor.stride(), int(tensor.storage_offset()))
+
+
+def _recipe_of(result: Tensor) -> _Recipe | None:
+    """How `result` was computed, where the autograd.Function that returned it tells, in `recipe` and `version`."""
+    node: Any = result.grad_fn
+    recipe = getattr(getattr(node, "_forward_cls", None), "recipe", None)
+    # What was changed since is another tensor.
+    if recipe is None or not result.is_cpu or node.version != result._version:
+        return None
+    try:
+        compute, tensors = recipe(node)
+    except RuntimeError:
+        # An input was changed since. What gradient this leaves, the function itself will say.
+        return None
+    # Detached: a recipe must not keep a graph.
+    inputs = tuple(None if tensor is None else tensor.detach() for tensor in tensors)
+    return _Recipe(compute, inputs, _versions(inputs))
 
 
 def _unpack(kept: Any) -> Tensor:
