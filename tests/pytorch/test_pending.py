@@ -11,6 +11,15 @@ pytest.importorskip("torch")
 import torch
 from torch.nn import functional
 
+from mct_quantizers import (
+    BaseInferableQuantizer,
+    PytorchActivationQuantizationHolder,
+    PytorchFLNActivationQuantizationHolder,
+    PytorchPreservingActivationQuantizationHolder,
+    QuantizationTarget,
+    mark_quantizer,
+)
+from mct_quantizers.common.quant_info import QuantizationMethod
 from mct_quantizers.pytorch import kernels
 from mct_quantizers.pytorch.native.library import native_library
 from mct_quantizers.pytorch.pending import (
@@ -142,3 +151,100 @@ def test_compiled_code_sees_a_relu():
     compiled = torch.compile(lambda x: relu_before_quantization(x * 1.0) + 1.0, fullgraph=True, backend="aot_eager")
     x = samples().requires_grad_()
     torch.testing.assert_close(compiled(x), functional.relu(x) + 1.0, rtol=0, atol=0)
+
+
+class Doubled(torch.autograd.Function):
+    """A function of autograd that sees nothing of `__torch_function__`."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x * 2
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * 2
+
+
+@mark_quantizer(
+    quantization_target=QuantizationTarget.Activation,
+    quantization_method=[QuantizationMethod.POWER_OF_TWO],
+    identifier="doubled",
+)
+class OwnQuantizer(BaseInferableQuantizer):
+    """A user's quantizer that computes by a function of autograd."""
+
+    def initialize_quantization(self, tensor_shape, name, layer):
+        return {}
+
+    def __call__(self, x):
+        return Doubled.apply(x)
+
+
+def test_quantizers_of_others_get_values_and_pass_gradients():
+    x = samples().requires_grad_()
+    holder = PytorchActivationQuantizationHolder(OwnQuantizer())
+    result = holder(relu_before_quantization(x * 1.0))
+    assert torch.equal(result, 2 * functional.relu(x))
+    result.sum().backward()
+    assert torch.equal(x.grad, 2.0 * (x > 0))
+
+
+@pytest.mark.parametrize(
+    "holder_type", [PytorchFLNActivationQuantizationHolder, PytorchPreservingActivationQuantizationHolder]
+)
+def test_holders_that_let_their_input_through_give_values(holder_type):
+    holder = holder_type(OwnQuantizer(), quantization_bypass=True)
+    x = samples().requires_grad_() * 1.0
+    result = holder(relu_before_quantization(x))
+    assert type(result) is torch.Tensor
+    assert torch.equal(result, functional.relu(x))
+
+
+def test_the_straight_through_gradient_of_errors_reaches_the_source():
+    x = samples().requires_grad_()
+    kernels.scale_gradient_by_error(relu_before_quantization(x * 1.0), torch.zeros_like(x), 0.5).sum().backward()
+    assert torch.equal(x.grad, (x > 0).float())
+
+
+@pytest.mark.parametrize("register", ["register_full_backward_hook", "register_full_backward_pre_hook"])
+def test_backward_hooks_see_gradients(register):
+    seen = []
+    relu, holder = ReLUBeforeQuantization(), PytorchActivationQuantizationHolder(OwnQuantizer())
+    for module in (relu, holder):
+        getattr(module, register)(lambda module, *gradients: seen.append(gradients[-1][0]))
+    x = samples().requires_grad_()
+    holder(relu(x * 1.0)).sum().backward()
+    assert torch.equal(x.grad, 2.0 * (x > 0))
+    assert [float(gradient.max()) for gradient in seen] == [1.0, 2.0]
+
+
+def test_backward_hooks_of_all_modules_see_gradients():
+    seen, x = [], samples().requires_grad_()
+    handle = torch.nn.modules.module.register_module_full_backward_hook(lambda *_: seen.append(1))
+    try:
+        result = ReLUBeforeQuantization()(x * 1.0)
+        assert type(result) is torch.Tensor
+        result.sum().backward()
+    finally:
+        handle.remove()
+    assert seen == [1]
+    assert torch.equal(x.grad, (x > 0).float())
+
+
+def test_a_hook_on_the_tensor_is_called():
+    seen, x = [], samples().requires_grad_()
+    pending = relu_before_quantization(x * 1.0)
+    pending.register_hook(lambda gradient: seen.append(gradient.shape))
+    kernels.fake_quantize_learned(pending, torch.tensor([0.4]), None, 0, 15).sum().backward()
+    assert seen == [x.shape]
+
+
+@pytest.mark.parametrize(
+    "use", [lambda x: kernels.fake_quantize_learned(x, torch.tensor([0.4]), None, 0, 15), torch.exp]
+)
+def test_a_source_that_is_changed_in_place_is_an_error(use):
+    source = samples().requires_grad_() * 1.0
+    pending = relu_before_quantization(source)
+    source.add_(1.0)
+    with pytest.raises(RuntimeError, match="changed in place before the quantizer ran"):
+        use(pending)

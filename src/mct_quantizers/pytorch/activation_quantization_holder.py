@@ -10,9 +10,10 @@ from mct_quantizers.common.constants import ACTIVATION_HOLDER_QUANTIZER
 from mct_quantizers.common.quantizer_dispatch import checked_holder_quantizer, inferable_of, takes_training
 from mct_quantizers.common.validation import checked_bool
 from mct_quantizers.pytorch.parameter_creation import CreatesParameters
+from mct_quantizers.pytorch.pending import ComputesForBackwardHooks, computed
 
 
-class PytorchActivationQuantizationHolder(CreatesParameters):
+class PytorchActivationQuantizationHolder(ComputesForBackwardHooks, CreatesParameters):
     """Quantizes its input with the quantizer it holds.
 
     Args:
@@ -31,6 +32,8 @@ class PytorchActivationQuantizationHolder(CreatesParameters):
     def forward(self, inputs: Tensor) -> Tensor:
         """Quantized `inputs`: same shape and dtype."""
         quantizer = self.activation_holder_quantizer
+        # Others may compute by what does not ask pending tensors for their values.
+        inputs = inputs if getattr(quantizer, "takes_pending", False) else computed(inputs)
         result: Tensor = quantizer(inputs, training=self.training) if self._takes_training else quantizer(inputs)
         return result
 
@@ -72,7 +75,7 @@ class _BypassableHolder(PytorchActivationQuantizationHolder):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Quantized `inputs`, or `inputs` itself."""
-        return inputs if self.quantization_bypass else super().forward(inputs)
+        return computed(inputs) if self.quantization_bypass else super().forward(inputs)
 
 
 class PytorchFLNActivationQuantizationHolder(_BypassableHolder):

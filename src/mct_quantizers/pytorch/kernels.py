@@ -17,7 +17,7 @@ from torch.autograd.function import once_differentiable
 
 from mct_quantizers.pytorch.native.batch_norm import NormalizedCall, NormTensors
 from mct_quantizers.pytorch.native.fake_quantize import NativeCall, Settings
-from mct_quantizers.pytorch.pending import Pending
+from mct_quantizers.pytorch.pending import Pending, computed
 
 
 def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor | None, quant_min: int, quant_max: int) -> Tensor:
@@ -56,6 +56,7 @@ def fake_quantize_learned(
     apply: Any
     settings = Settings(quant_min, quant_max, gradient_factor=factor)
     if isinstance(x, Pending):
+        x.check_unchanged()
         if x.is_pending and x.batch_norm is not None:
             normalized = NormalizedCall.of(x.source, scale, zero_point)
             if normalized is not None:
@@ -248,7 +249,7 @@ def _like(wide: Tensor, x: Tensor) -> Tensor:
 def scale_gradient_by_error(x: Tensor, error: Tensor, factor: float) -> Tensor:
     """See `mct_quantizers.common.ops.Ops.scale_gradient_by_error`."""
     apply: Any = _ScaleGradientByError.apply
-    result: Tensor = apply(x, error, factor)
+    result: Tensor = apply(computed(x), error, factor)
     return result
 
 

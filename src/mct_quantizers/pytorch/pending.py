@@ -58,6 +58,7 @@ class Pending(Tensor):
     residual: Tensor | None
     ceiling: float | None
     _computed: Tensor | None
+    _versions: tuple[int, ...]
 
     @classmethod
     def of(
@@ -70,7 +71,7 @@ class Pending(Tensor):
         """What is to be computed of `source`."""
         pending = source.detach().as_subclass(cls)
         pending.source, pending.batch_norm, pending.residual, pending.ceiling = source, batch_norm, residual, ceiling
-        pending._computed = None
+        pending._computed, pending._versions = None, pending._current_versions()
         return pending
 
     @property
@@ -82,6 +83,7 @@ class Pending(Tensor):
     def computed(self) -> Tensor:
         """The result, differentiable."""
         if self._computed is None:
+            self.check_unchanged()
             result, norm = self.source, self.batch_norm
             if norm is not None:
                 result = functional.batch_norm(
@@ -91,6 +93,21 @@ class Pending(Tensor):
                 result = result + self.residual
             self._computed = result if self.ceiling is None else _relu(result, self.ceiling)
         return self._computed
+
+    def check_unchanged(self) -> None:
+        """What it is computed of is as it was.
+
+        Raises:
+            RuntimeError: a tensor was changed in place.
+        """
+        if self._current_versions() != self._versions:
+            raise RuntimeError(
+                "The input of a batch norm, an addition or a ReLU before a quantizer was changed in place before the "
+                f"quantizer ran. Work on a copy. Received: a tensor of shape {tuple(self.source.shape)}"
+            )
+
+    def _current_versions(self) -> tuple[int, ...]:
+        return tuple(tensor._version for tensor in (self.source, self.residual) if tensor is not None)
 
     @classmethod
     def __torch_function__(
@@ -118,6 +135,7 @@ class Pending(Tensor):
             and self.ceiling is None
             and type(other) is Tensor
             and is_plain(other)
+            and not other.is_inference()
             and other.shape == self.source.shape
         )
 
@@ -167,15 +185,66 @@ def batch_norm_before_quantization(x: Tensor, norm: nn.BatchNorm2d, weight: Tens
     return Pending.of(x, BatchNorm(weight, norm.bias, mean, inverse, norm.eps))
 
 
+def computed(x: Any) -> Any:
+    """`x`, its values computed where they are pending: for whom `__torch_function__` is not asked.
+
+    A function of autograd (`torch.autograd.Function`) that is applied to a pending tensor would not see where it comes
+    from.
+    """
+    return x.computed if isinstance(x, Pending) else x
+
+
 def _can_wait(x: Tensor) -> bool:
-    return type(x) is Tensor and x.is_cpu and x.requires_grad and torch.is_grad_enabled() and not is_traced()
+    return (
+        type(x) is Tensor
+        and x.is_cpu
+        and x.requires_grad
+        and torch.is_grad_enabled()
+        and not is_traced()
+        and not nn.modules.module._global_backward_hooks
+        and not nn.modules.module._global_backward_pre_hooks
+    )
 
 
 def _relu(x: Tensor, ceiling: float) -> Tensor:
     return torch.relu(x) if ceiling == math.inf else functional.relu6(x)
 
 
-class ReLUBeforeQuantization(nn.ReLU):
+class ComputesForBackwardHooks(nn.Module):
+    """A module whose inputs or results may be pending, but not where it has hooks for the backward pass."""
+
+    def register_full_backward_hook(self, *args: Any, **kwargs: Any) -> Any:
+        """See `nn.Module`."""
+        self._compute_pending()
+        return super().register_full_backward_hook(*args, **kwargs)
+
+    def register_full_backward_pre_hook(self, *args: Any, **kwargs: Any) -> Any:
+        """See `nn.Module`."""
+        self._compute_pending()
+        return super().register_full_backward_pre_hook(*args, **kwargs)
+
+    def register_backward_hook(self, *args: Any, **kwargs: Any) -> Any:
+        """See `nn.Module`."""
+        self._compute_pending()
+        return super().register_backward_hook(*args, **kwargs)
+
+    def _compute_pending(self) -> None:
+        # torch runs them before it wraps inputs and results for the backward pass.
+        self.register_forward_pre_hook(_compute_inputs)
+        self.register_forward_hook(_compute_result)
+
+
+def _compute_inputs(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    del module
+    return tuple(computed(argument) for argument in args)
+
+
+def _compute_result(module: nn.Module, args: tuple[Any, ...], result: Any) -> Any:
+    del module, args
+    return computed(result)
+
+
+class ReLUBeforeQuantization(ComputesForBackwardHooks, nn.ReLU):
     """`nn.ReLU` by `relu_before_quantization`."""
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -183,7 +252,7 @@ class ReLUBeforeQuantization(nn.ReLU):
         return relu_before_quantization(inputs)
 
 
-class ReLU6BeforeQuantization(nn.ReLU6):
+class ReLU6BeforeQuantization(ComputesForBackwardHooks, nn.ReLU6):
     """`nn.ReLU6` by `relu_before_quantization`."""
 
     def forward(self, inputs: Tensor) -> Tensor:

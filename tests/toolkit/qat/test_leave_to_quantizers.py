@@ -271,3 +271,23 @@ def test_hooks_see_values():
     assert len(relus) == 2
     for source, output in relus:
         assert torch.equal(output, functional.relu(source))
+
+
+# Of the first module, whose input needs no gradient.
+@pytest.mark.filterwarnings("ignore:Full backward hook is firing:UserWarning")
+@pytest.mark.parametrize("name", ["function", "module"])
+def test_backward_hooks_anywhere_change_no_gradient(name):
+    torch.manual_seed(0)
+    model, seen = prepared(CASES[name]()), []
+    plain = copy.deepcopy(model)
+    for path, module in model.named_modules():
+        if path:
+            module.register_full_backward_hook(lambda module, inputs, outputs: seen.append(outputs[0]))
+    output, gradients = step(model)
+    expected_output, expected = step(plain)
+    assert len(seen) > 10
+    torch.testing.assert_close(output, expected_output, rtol=1e-5, atol=1e-6)
+    for key, gradient in gradients.items():
+        # With hooks torch's batch norm runs, which rounds otherwise.
+        tolerance = 1e-4 * float(expected[key].abs().max()) + 1e-5
+        torch.testing.assert_close(gradient, expected[key], rtol=0, atol=tolerance, msg=key)

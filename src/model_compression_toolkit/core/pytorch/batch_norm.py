@@ -11,7 +11,7 @@ from torch.func import functional_call
 
 from mct_quantizers.common.quant_params import FloatArray
 from mct_quantizers.pytorch.attribute_forwarding import ForwardsAttributes
-from mct_quantizers.pytorch.pending import batch_norm_before_quantization
+from mct_quantizers.pytorch.pending import ComputesForBackwardHooks, batch_norm_before_quantization
 from model_compression_toolkit.core.pytorch.data import to_float64
 from model_compression_toolkit.core.pytorch.operators import weight_axis
 
@@ -21,7 +21,7 @@ Norm = Any
 """A batch norm, or a `LiveBatchNorm`."""
 
 
-class LiveBatchNorm(ForwardsAttributes):
+class LiveBatchNorm(ComputesForBackwardHooks, ForwardsAttributes):
     """A batch norm in quantization-aware training. Its statistics can be frozen.
 
     One that will be folded counts by the magnitude of its factor, so that folding never flips the sign of a weight's

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mct_quantizers.pytorch import ops as torch_ops
+from mct_quantizers.pytorch.pending import ComputesForBackwardHooks
 from mct_quantizers.pytorch.quantizers import BasePyTorchInferableQuantizer
 from model_compression_toolkit.trainable_infrastructure.common.method_quantizer import MethodQuantizer
 from model_compression_toolkit.trainable_infrastructure.methods.method import Learned
@@ -17,6 +18,8 @@ from model_compression_toolkit.trainable_infrastructure.pytorch.base_pytorch_qua
 )
 
 __all__ = ["PytorchMethodQuantizer"]
+
+_PACKAGE = f"{__name__.partition('.')[0]}."
 
 
 @torch.library.custom_op("model_compression_toolkit::kept_copy", mutates_args=())
@@ -30,7 +33,7 @@ def _(x: Tensor) -> Tensor:
     return torch.empty_like(x)
 
 
-class PytorchMethodQuantizer(MethodQuantizer, BasePytorchTrainableQuantizer):
+class PytorchMethodQuantizer(ComputesForBackwardHooks, MethodQuantizer, BasePytorchTrainableQuantizer):
     """A quantizer that a `Method` trains; its state is parameters and buffers of its own, never 0-dim."""
 
     _ops = torch_ops
@@ -54,6 +57,13 @@ class PytorchMethodQuantizer(MethodQuantizer, BasePytorchTrainableQuantizer):
         """
         result: Tensor = self._quantized(inputs, self.training if training is None else training)
         return result
+
+    @property
+    def takes_pending(self) -> bool:
+        """Whether inputs may be `Pending`: for methods of this package, which compute by `ops` alone."""
+        return all(
+            cls.__module__.startswith(__package__.partition(".")[0] + ".") for cls in (type(self), type(self.method))
+        )
 
     def regularization(self, weight: Tensor | None = None) -> Tensor | None:
         """See `MethodQuantizer.regularization`; of whole tensors where a model is sharded."""
