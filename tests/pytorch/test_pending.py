@@ -248,3 +248,12 @@ def test_a_source_that_is_changed_in_place_is_an_error(use):
     source.add_(1.0)
     with pytest.raises(RuntimeError, match="changed in place before the quantizer ran"):
         use(pending)
+
+
+def test_a_function_of_autograd_that_does_not_ask_for_values_is_an_error():
+    x = samples().requires_grad_()
+    result = Doubled.apply(relu_before_quantization(x * 1.0))
+    with pytest.raises(RuntimeError, match=r"result.clone\(\)"):
+        result.sum().backward()
+    Doubled.apply(relu_before_quantization(x * 1.0).clone()).sum().backward()
+    assert torch.equal(x.grad, 2.0 * (x > 0))

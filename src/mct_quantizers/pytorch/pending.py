@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import Function
 from torch.nn import functional
 from torch.utils import _pytree as pytree
 
@@ -43,6 +44,22 @@ class BatchNorm(NamedTuple):
     epsilon: float
 
 
+class _Unseen(Function):
+    """The source, seen by who does not ask for values: an error once a gradient comes back, instead of a wrong one."""
+
+    @staticmethod
+    def forward(ctx: Any, source: Tensor) -> Tensor:
+        del ctx
+        return source.view_as(source)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        raise RuntimeError(
+            "A function of autograd (torch.autograd.Function) was applied to the result of a layer that leaves it to "
+            "the quantizer behind it. Apply it to `result.clone()`."
+        )
+
+
 class Pending(Tensor):
     """A result that is computed once anything but its shape, kind or place is asked for: relu(norm(source) + residual).
 
@@ -58,6 +75,7 @@ class Pending(Tensor):
     residual: Tensor | None
     ceiling: float | None
     _computed: Tensor | None
+    _unseen: Tensor
     _versions: tuple[int, ...]
 
     @classmethod
@@ -67,9 +85,13 @@ class Pending(Tensor):
         batch_norm: BatchNorm | None = None,
         residual: Tensor | None = None,
         ceiling: float | None = None,
+        before: "Pending | None" = None,
     ) -> "Pending":
-        """What is to be computed of `source`."""
-        pending = source.detach().as_subclass(cls)
+        """What is to be computed of `source`, perhaps more than was `before`."""
+        apply: Any = _Unseen.apply
+        unseen: Tensor = apply(source) if before is None else before._unseen
+        pending = unseen.as_subclass(cls)
+        pending._unseen = unseen
         pending.source, pending.batch_norm, pending.residual, pending.ceiling = source, batch_norm, residual, ceiling
         pending._computed, pending._versions = None, pending._current_versions()
         return pending
@@ -122,7 +144,7 @@ class Pending(Tensor):
             pending, other = args if isinstance(args[0], Pending) else reversed(args)
             other = other.computed if isinstance(other, Pending) else other
             if pending._can_take(other):
-                return Pending.of(pending.source, pending.batch_norm, residual=other)
+                return Pending.of(pending.source, pending.batch_norm, residual=other, before=pending)
         args, kwargs = pytree.tree_map_only(Pending, lambda pending: pending.computed, (tuple(args), kwargs or {}))
         return func(*args, **kwargs)
 
@@ -148,7 +170,7 @@ def relu_before_quantization(x: Tensor, ceiling: float = math.inf) -> Tensor:
         ceiling: upper end: infinity, or 6.
     """
     if isinstance(x, Pending) and x.is_pending and x.ceiling is None:
-        return Pending.of(x.source, x.batch_norm, x.residual, ceiling)
+        return Pending.of(x.source, x.batch_norm, x.residual, ceiling, before=x)
     return Pending.of(x, ceiling=ceiling) if _can_wait(x) else _relu(x, ceiling)
 
 
@@ -186,11 +208,7 @@ def batch_norm_before_quantization(x: Tensor, norm: nn.BatchNorm2d, weight: Tens
 
 
 def computed(x: Any) -> Any:
-    """`x`, its values computed where they are pending: for whom `__torch_function__` is not asked.
-
-    A function of autograd (`torch.autograd.Function`) that is applied to a pending tensor would not see where it comes
-    from.
-    """
+    """`x`, its values computed where they are pending: for who does not ask, as `torch.autograd.Function`."""
     return x.computed if isinstance(x, Pending) else x
 
 
