@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mct_quantizers.pytorch.native import histogram as module
-from mct_quantizers.pytorch.native.histogram import histogram
+from mct_quantizers.pytorch.native.histogram import extremes, histogram
 from mct_quantizers.pytorch.native.library import native_library
 
 needs_compiler = pytest.mark.skipif(native_library() is None, reason="there is no C++ compiler")
@@ -76,3 +76,23 @@ def test_without_a_compiler_torch_counts(monkeypatch):
     native = histogram(x, 0.0, 3.0, 64)
     monkeypatch.setattr(module, "native_library", lambda: None)
     np.testing.assert_array_equal(histogram(x, 0.0, 3.0, 64), native)
+
+
+@needs_compiler
+@given(
+    seed=st.integers(0, 2**16),
+    # Around the lengths of vectors and blocks, and the size from which threads share the work.
+    size=st.sampled_from([1, 3, 15, 16, 17, 2047, 2049, 40_000, 100_003]),
+    special=st.sampled_from([None, float("nan"), float("inf"), float("-inf"), -0.0]),
+)
+def test_extremes_are_those_of_torch(seed, size, special):
+    x = values(seed, size, 0, rectified=False)
+    if special is not None:
+        x[seed % size] = special
+    expected = torch.stack(torch.aminmax(x))
+    torch.testing.assert_close(torch.tensor(extremes(x)), expected, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("x", [torch.arange(12.0).reshape(3, 4)[:, 1::2], torch.arange(12.0, dtype=torch.float64)])
+def test_extremes_of_other_tensors(x):
+    assert extremes(x) == (float(x.min()), float(x.max()))

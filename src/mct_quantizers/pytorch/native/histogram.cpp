@@ -2,11 +2,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Counts of values in bins of equal width, with the bins of torch.histc: (x - low) * bins / (high - low), rounded down,
-// in float32. Values outside, and NaN, go to a bin at an end.
+// in float32. Values outside, and NaN, go to a bin at an end. And the smallest and largest of all values.
 
-#include <algorithm>
-#include <cstdint>
-#include <vector>
+#include "vectors.h"
 
 namespace {
 
@@ -14,8 +12,13 @@ namespace {
 constexpr int64_t kChunk = 512;
 // Tables that take turns: the same bin, often zero, comes again before the last addition to it is done.
 constexpr int kTables = 4;
-// Below this many values threads cost more than they bring.
-constexpr int64_t kParallel = 32768;
+
+// The first elements, and the very first in the place of others.
+inline Vector filled(const float* x, int64_t count) {
+  Vector v = all(x[0]);
+  for (int64_t l = 1; l < count; ++l) v[l] = x[l];
+  return v;
+}
 
 }  // namespace
 
@@ -43,5 +46,32 @@ void histogram(const float* x, int64_t count, float low, float high, int64_t bin
 #pragma omp critical
     for (int64_t i = 0; i < kTables * bins; ++i) counts[i % bins] += tables[i];
   }
+}
+
+// The smallest and the largest value; both NaN where there is one.
+void extremes(const float* x, int64_t count, float* result, int threads) {
+  float low = std::numeric_limits<float>::infinity(), high = -low;
+  int64_t strange = 0;
+#pragma omp parallel for if (count >= kParallel) num_threads(threads) reduction(min : low) reduction(max : high) \
+    reduction(+ : strange)
+  for (int64_t block = 0; block < blocks_of(count); ++block) {
+    Vector lows = all(low), highs = all(high);
+    Mask is_number = lows == lows;
+    for_vectors(length_of(count, block), [&](int64_t first, int64_t length) {
+      const float* run = x + block * kBlock + first;
+      // Behind the end the first value again.
+      const Vector v = length == kLanes ? load(run) : filled(run, length);
+      lows = v < lows ? v : lows;
+      highs = v > highs ? v : highs;
+      is_number &= v == v;
+    });
+    for (int64_t l = 0; l < kLanes; ++l) {
+      low = std::min(low, lows[l]);
+      high = std::max(high, highs[l]);
+      strange += is_number[l] == 0;
+    }
+  }
+  result[0] = strange ? std::numeric_limits<float>::quiet_NaN() : low;
+  result[1] = strange ? std::numeric_limits<float>::quiet_NaN() : high;
 }
 }

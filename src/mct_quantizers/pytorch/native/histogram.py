@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The quantizers-infrastructure authors
 # SPDX-License-Identifier: Apache-2.0
-"""Histograms of tensors, in native code where it is at hand."""
+"""Histograms and extremes of tensors, in native code where it is at hand."""
 
 import torch
 from torch import Tensor
@@ -27,3 +27,19 @@ def histogram(x: Tensor, low: float, high: float, bins: int) -> Tensor:
     counts = torch.zeros(bins, dtype=torch.float64)
     library.histogram(x.data_ptr(), x.numel(), low, high, bins, counts.data_ptr(), torch.get_num_threads())
     return counts
+
+
+def extremes(x: Tensor) -> tuple[float, float]:
+    """The smallest and the largest value; both NaN where there is one.
+
+    Args:
+        x: float32 or float64, any shape, not empty.
+    """
+    library = native_library() if is_plain(x) and is_dense(x) else None
+    if library is None:
+        low, high = torch.aminmax(x)
+        return float(low), float(high)
+    result = torch.empty(2)
+    library.extremes(x.data_ptr(), x.numel(), result.data_ptr(), torch.get_num_threads())
+    smallest, largest = result.tolist()
+    return smallest, largest

@@ -40,6 +40,7 @@ _SIGNATURES = {
     "batch_statistics": ([_POINTER] * 4 + [_FLOAT] + _SIZES + [_INT], None),
     "normalized_forward": ([_POINTER] * 9 + [_SIZE] + _SIZES + _SETTINGS, None),
     "normalized_backward": ([_POINTER] * 11 + [_SIZE] + [_POINTER] * 3 + [_FLOAT] + _SIZES + _SETTINGS, None),
+    "extremes": ([_POINTER, _SIZE, _POINTER, _INT], None),
     "histogram": ([_POINTER, _SIZE, _FLOAT, _FLOAT, _SIZE, _POINTER, _INT], None),
 }
 

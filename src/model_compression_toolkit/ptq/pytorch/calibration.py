@@ -13,7 +13,7 @@ from torch import Tensor, fx
 
 from mct_quantizers.common.quant_info import QuantizationTarget
 from mct_quantizers.common.quant_params import QuantParams
-from mct_quantizers.pytorch.native.histogram import histogram as native_histogram
+from mct_quantizers.pytorch.native import histogram as native_histogram
 from model_compression_toolkit.core.common.progress import track
 from model_compression_toolkit.core.common.quantization_config import CaptureMode
 from model_compression_toolkit.core.common.quantization_plan import QuantizationPlan
@@ -96,16 +96,16 @@ def _run_modules(
 
 def _observe(name: str, statistics: dict[str, TensorStatistics], value: Tensor, problems: list[str]) -> None:
     values = value.detach().float()
-    minimum, maximum = torch.aminmax(values)
+    minimum, maximum = native_histogram.extremes(values)
 
     def histogram(low: float, high: float, bins: int) -> npt.NDArray[np.float64]:
         # The grown ends of the histogram can lie outside float32.
         wide = values.double() if max(-low, high) > _NEARLY_FLOAT32_MAX else values
         # Values at the very ends may lie outside by float32 rounding of the ends; they belong to the last bins.
-        return to_float64(native_histogram(wide, low, high, bins))
+        return to_float64(native_histogram.histogram(wide, low, high, bins))
 
     try:
-        statistics[name].update(float(minimum), float(maximum), histogram)
+        statistics[name].update(minimum, maximum, histogram)
     except ValueError as error:
         # Raised after the run: torch.fx would add lines of its own to the text.
         layer = re.escape(name.rpartition(".")[0])

@@ -1,0 +1,127 @@
+// SPDX-FileCopyrightText: The quantizers-infrastructure authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// Vectors of the compiler (GCC, Clang), because a loop that is left to it to vectorize may stay one of single elements;
+// and how tensors are divided into pieces. Compile without -ffast-math, with -ffp-contract=off.
+
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <vector>
+
+#if defined(__SSE4_1__)
+#include <immintrin.h>
+#endif
+
+#if defined(__AVX512F__)
+constexpr int64_t kLanes = 16;
+#elif defined(__AVX__)
+constexpr int64_t kLanes = 8;
+#else
+constexpr int64_t kLanes = 4;
+#endif
+typedef float Vector __attribute__((vector_size(kLanes * 4)));
+typedef int32_t Mask __attribute__((vector_size(kLanes * 4)));
+
+// Elements at once, at most; they are summed in float32 before their sum goes into a float64 one. Sums do not depend on
+// the threads.
+constexpr int64_t kBlock = 2048;
+// Below this many elements threads cost more than they bring.
+constexpr int64_t kParallel = 32768;
+
+// Subtracted from: an addition would change the sign of -0.0.
+inline Vector all(float x) { return x - Vector{}; }
+
+#if defined(__AVX512F__)
+inline __mmask16 first_lanes(int64_t count) { return static_cast<__mmask16>((1u << count) - 1u); }
+#elif defined(__AVX__)
+inline __m256i first_lanes(int64_t count) {
+  static const int32_t bits[2 * kLanes] = {-1, -1, -1, -1, -1, -1, -1, -1};
+  return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(bits + kLanes - count));
+}
+#endif
+
+// The first `count` elements, and zeros.
+inline Vector load(const float* x, int64_t count = kLanes) {
+  Vector v{};
+  if (count == kLanes) {
+    std::memcpy(&v, x, sizeof v);
+  } else {
+#if defined(__AVX512F__)
+    v = reinterpret_cast<Vector>(_mm512_maskz_loadu_ps(first_lanes(count), x));
+#elif defined(__AVX__)
+    v = reinterpret_cast<Vector>(_mm256_maskload_ps(x, first_lanes(count)));
+#else
+    for (int64_t l = 0; l < count; ++l) v[l] = x[l];
+#endif
+  }
+  return v;
+}
+
+inline void store(float* y, Vector v, int64_t count = kLanes) {
+  if (count == kLanes) {
+    std::memcpy(y, &v, sizeof v);
+  } else {
+#if defined(__AVX512F__)
+    _mm512_mask_storeu_ps(y, first_lanes(count), reinterpret_cast<__m512>(v));
+#elif defined(__AVX__)
+    _mm256_maskstore_ps(y, first_lanes(count), reinterpret_cast<__m256>(v));
+#else
+    for (int64_t l = 0; l < count; ++l) y[l] = v[l];
+#endif
+  }
+}
+
+// To the nearest integer, ties to even.
+inline Vector round_even(Vector x) {
+#if defined(__AVX512F__)
+  return reinterpret_cast<Vector>(_mm512_roundscale_ps(reinterpret_cast<__m512>(x), _MM_FROUND_TO_NEAREST_INT));
+#elif defined(__AVX__)
+  return reinterpret_cast<Vector>(_mm256_round_ps(reinterpret_cast<__m256>(x), _MM_FROUND_TO_NEAREST_INT));
+#elif defined(__SSE4_1__)
+  return reinterpret_cast<Vector>(_mm_round_ps(reinterpret_cast<__m128>(x), _MM_FROUND_TO_NEAREST_INT));
+#else
+  for (int64_t l = 0; l < kLanes; ++l) x[l] = std::nearbyint(x[l]);
+  return x;
+#endif
+}
+
+// Comparisons with NaN are false: NaN goes through.
+inline Vector clip(Vector x, Vector low, Vector high) {
+  x = x < low ? low : x;
+  return x > high ? high : x;
+}
+
+// `x` where the mask has its bits, 0 elsewhere.
+inline Vector masked(Vector x, Mask mask) { return reinterpret_cast<Vector>(reinterpret_cast<Mask>(x) & mask); }
+
+// Rows in a block where channels lie innermost: as much as stays in the cache.
+inline int64_t rows_in_block(int64_t channels) { return std::max<int64_t>(16, 8192 / channels); }
+
+inline int64_t blocks_of(int64_t count) { return (count + kBlock - 1) / kBlock; }
+
+inline int64_t length_of(int64_t count, int64_t block) {
+  const int64_t left = count - block * kBlock;
+  return left < kBlock ? left : kBlock;
+}
+
+// Calls `step(first, length)` for the vectors of a run, the last of which may not be full.
+template <class Step>
+inline void for_vectors(int64_t count, Step step) {
+  int64_t first = 0;
+  for (; first + kLanes <= count; first += kLanes) step(first, kLanes);
+  if (first < count) step(first, count - first);
+}
+
+inline float sum_of(Vector lanes) {
+  typedef float Four __attribute__((vector_size(16)));
+  Four parts[kLanes / 4];
+  std::memcpy(parts, &lanes, sizeof lanes);
+  Four sum = parts[0];
+  for (int64_t part = 1; part < kLanes / 4; ++part) sum += parts[part];
+  return (sum[0] + sum[1]) + (sum[2] + sum[3]);
+}
