@@ -59,6 +59,9 @@ ONLY_PYTORCH = {
     "train",  # the mode of a module; Keras gives it to every call
     "register_parameter",  # what quantizers ask of their layer has the framework's words
     "scale_gradient_by_error",  # a kernel in torch, an operation in Keras
+    "register_backward_hook",  # torch's own, for whom values are computed that are left to a quantizer
+    "register_full_backward_hook",
+    "register_full_backward_pre_hook",
     "regularization_loss",  # Keras adds what layers add to the loss by itself
     "pytorch_save_quantized_model",  # Keras models save themselves
     "enable_custom_impl",
