@@ -18,29 +18,19 @@ from typing import Any
 
 import torch
 from interleaved import PeakMemory, options_of, report
-from networks import Block, ResNet20
-from torch import Tensor, nn
+from networks import ResNet20, VisionTransformer
+from torch import nn
 
 import model_compression_toolkit as mct
 
 SEED = 0
 
 
-class Transformer(nn.Module):
-    """Blocks of width 768 over 64 tokens, with 100 million parameters."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.patches = nn.Conv2d(3, 768, 4, 4)
-        self.blocks = nn.Sequential(*(Block(768, 12) for _ in range(14)))
-        self.norm, self.head = nn.LayerNorm(768), nn.Linear(768, 1000)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Class scores of images (N, 3, 32, 32)."""
-        return self.head(self.norm(self.blocks(self.patches(x).flatten(2).transpose(1, 2))).mean(dim=1))
-
-
-NETWORKS: dict[str, Callable[[], nn.Module]] = {"ResNet-20": ResNet20, "transformer": Transformer}
+# The transformer: 64 tokens, 100 million parameters.
+NETWORKS: dict[str, Callable[[], nn.Module]] = {
+    "ResNet-20": ResNet20,
+    "transformer": partial(VisionTransformer, width=768, heads=12, depth=14, classes=1000),
+}
 
 
 def stages(name: str) -> dict[str, float]:

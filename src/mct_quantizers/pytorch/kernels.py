@@ -54,7 +54,7 @@ def fake_quantize_learned(
         result: Tensor = _OPERATOR(x, scale, zero_point, quant_min, quant_max, factor, other_factor)
         return result
     apply: Any
-    settings = Settings(quant_min, quant_max, gradient_factor=factor)
+    settings, native = Settings(quant_min, quant_max, gradient_factor=factor), None
     if isinstance(x, Pending):
         x.check_unchanged()
         if x.is_pending and x.batch_norm is not None:
@@ -66,10 +66,13 @@ def fake_quantize_learned(
                     x.source, norm.weight, norm.bias, x.residual, scale, norm, normalized, settings, other_factor
                 )
                 return result
-        elif x.is_pending and NativeCall.of(x.source, scale, zero_point) is not None:
-            settings = settings._replace(ceiling=x.ceiling)
-        x = x.computed if settings.ceiling is None else x.source
-    native = NativeCall.of(_wide(x.detach()), scale, zero_point)
+        elif x.is_pending:
+            native = NativeCall.of(x.source, scale, zero_point)
+        if native is None:
+            x = x.computed
+        else:
+            settings, x = settings._replace(ceiling=x.ceiling), x.source
+    native = native or NativeCall.of(_wide(x.detach()), scale, zero_point)
     if native is None:
         return _learned_by_operators(x, scale, zero_point, quant_min, quant_max, factor, other_factor)
     if not (torch.is_grad_enabled() and (x.requires_grad or scale.requires_grad)):

@@ -62,16 +62,15 @@ inline void add_rows(Moments* moments, const float* x, int64_t rows, int64_t cha
 struct Layer {
   int64_t channels;
   const float *mean, *inverse;
-  std::vector<float> factor, alpha, beta, scale, zero_point;
+  std::vector<float> alpha, beta, scale, zero_point;
 
   // `weight`, `bias` and `zero_point_` may be null; `scale_step` is 0 for one grid of all channels, else 1.
   Layer(int64_t channels_, const float* mean_, const float* inverse_, const float* weight, const float* bias,
         const float* scale_, const float* zero_point_, int64_t scale_step)
-      : channels(channels_), mean(mean_), inverse(inverse_), factor(channels), alpha(channels), beta(channels),
-        scale(channels), zero_point(zero_point_ == nullptr ? 0 : channels) {
+      : channels(channels_), mean(mean_), inverse(inverse_), alpha(channels), beta(channels), scale(channels),
+        zero_point(zero_point_ == nullptr ? 0 : channels) {
     for (int64_t c = 0; c < channels; ++c) {
-      factor[c] = weight == nullptr ? 1.0f : weight[c];
-      alpha[c] = inverse[c] * factor[c];
+      alpha[c] = inverse[c] * (weight == nullptr ? 1.0f : weight[c]);
       beta[c] = (bias == nullptr ? 0.0f : bias[c]) - mean[c] * alpha[c];
       scale[c] = scale_[c * scale_step];
       if (zero_point_ != nullptr) zero_point[c] = zero_point_[c * scale_step];
@@ -116,10 +115,10 @@ inline void backward_vector(const float* x, const float* residual, const float* 
 
 // The gradient to x: factor · inverse · (dz - its mean - x̂ · mean of dz · x̂) for x̂ = (x - mean) · inverse.
 struct ToInput {
-  std::vector<float> alpha, by_distance, constant;
+  std::vector<float> by_distance, constant;
 
   ToInput(const Layer& layer, const double* gradients, const double* products, double count)
-      : alpha(layer.alpha), by_distance(layer.channels), constant(layer.channels) {
+      : by_distance(layer.channels), constant(layer.channels) {
     for (int64_t c = 0; c < layer.channels; ++c) {
       const double inverse = layer.inverse[c];
       by_distance[c] = static_cast<float>(-layer.alpha[c] * inverse * inverse * products[c] / count);
@@ -262,7 +261,7 @@ void normalized_backward(const float* x, const float* residual, const float* dy,
   }
   const ToInput to_input(layer, gradients, products, static_cast<double>(outer) * inner);
   const auto run = [&](Channels which, int64_t start, int64_t count) {
-    const Vector of_mean = which.of(mean), alpha = which.of(to_input.alpha.data()),
+    const Vector of_mean = which.of(mean), alpha = which.of(layer.alpha.data()),
                  by_distance = which.of(to_input.by_distance.data()), constant = which.of(to_input.constant.data());
     for_vectors(count, [=](int64_t first, int64_t length) {
       to_input_vector(x, dz, dx, start + first, length, of_mean, alpha, by_distance, constant);

@@ -61,9 +61,7 @@ class PytorchMethodQuantizer(ComputesForBackwardHooks, MethodQuantizer, BasePyto
     @property
     def takes_pending(self) -> bool:
         """Whether inputs may be `Pending`: for methods of this package, which compute by `ops` alone."""
-        return all(
-            cls.__module__.startswith(__package__.partition(".")[0] + ".") for cls in (type(self), type(self.method))
-        )
+        return all(cls.__module__.startswith(_PACKAGE) for cls in (type(self), type(self.method)))
 
     def regularization(self, weight: Tensor | None = None) -> Tensor | None:
         """See `MethodQuantizer.regularization`; of whole tensors where a model is sharded."""
