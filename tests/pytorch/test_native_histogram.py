@@ -31,10 +31,12 @@ def values(seed, size, exponent, rectified):
     size=st.sampled_from([1, 7, 511, 513, 40_000, 100_003]),
     exponent=st.integers(-20, 20),
     rectified=st.booleans(),
+    # With zero inside and outside.
+    shift=st.sampled_from([-5.0, 0.0, 5.0]),
     margin=st.sampled_from([-0.3, 0.0, 1.5]),
 )
-def test_counts_are_those_of_torch(seed, size, exponent, rectified, margin):
-    x = values(seed, size, exponent, rectified)
+def test_counts_are_those_of_torch(seed, size, exponent, rectified, shift, margin):
+    x = values(seed, size, exponent, rectified) + shift * 10.0**exponent
     width = float(x.max() - x.min()) or 10.0**exponent
     low, high = float(x.min()) - margin * width, float(x.max()) + margin * width
     if low >= high:

@@ -8,10 +8,21 @@
 
 namespace {
 
-// Values whose bins are computed at once, which vectorizes.
-constexpr int64_t kChunk = 512;
-// Tables that take turns: the same bin, often zero, comes again before the last addition to it is done.
-constexpr int kTables = 4;
+// The bins of a vector of values.
+struct Bins {
+  Vector low, width, count, last;
+
+  Bins(float low_, float high, int64_t bins)
+      : low(all(low_)), width(all(high - low_)), count(all(static_cast<float>(bins))),
+        last(all(static_cast<float>(bins - 1))) {}
+
+  Mask of(Vector x) const {
+    const Vector place = (x - low) * count / width;
+    // Comparisons with NaN are false: it goes to the first bin.
+    const Vector inside = place > 0.0f ? place : Vector{};
+    return __builtin_convertvector(inside < last ? inside : last, Mask);
+  }
+};
 
 // The first elements, and the very first in the place of others.
 inline Vector filled(const float* x, int64_t count) {
@@ -26,25 +37,30 @@ extern "C" {
 
 // Adds the counts of `x` to `counts`.
 void histogram(const float* x, int64_t count, float low, float high, int64_t bins, double* counts, int threads) {
-  const float width = high - low, scale = static_cast<float>(bins), last = static_cast<float>(bins - 1);
+  const Bins places_of(low, high, bins);
+  // The bin of zero, to which half of what comes out of a ReLU belongs, is counted without additions to one place in
+  // memory, each of which would wait for the one before. Zeros behind the end of a run are in it, and not counted.
+  const int32_t common = places_of.of(Vector{})[0];
 #pragma omp parallel if (count >= kParallel) num_threads(threads)
   {
-    std::vector<uint32_t> tables(kTables * bins, 0);
-    int32_t places[kChunk];
+    std::vector<uint32_t> table(bins, 0);
+    int32_t places[kBlock + kLanes];
+    int64_t zeros = 0;
 #pragma omp for nowait
-    for (int64_t start = 0; start < count; start += kChunk) {
-      const int64_t length = std::min(kChunk, count - start);
-#pragma omp simd
-      for (int64_t i = 0; i < length; ++i) {
-        const float place = (x[start + i] - low) * scale / width;
-        // Comparisons with NaN are false: it goes to the first bin.
-        const float inside = place > 0.0f ? place : 0.0f;
-        places[i] = static_cast<int32_t>(inside < last ? inside : last);
-      }
-      for (int64_t i = 0; i < length; ++i) ++tables[(i % kTables) * bins + places[i]];
+    for (int64_t block = 0; block < blocks_of(count); ++block) {
+      const int64_t length = length_of(count, block);
+      int64_t others = 0;
+      for_vectors(length, [&](int64_t first, int64_t lanes) {
+        others += store_others(places + others, places_of.of(load(x + block * kBlock + first, lanes)), common);
+      });
+      for (int64_t i = 0; i < others; ++i) ++table[places[i]];
+      zeros += length - others;
     }
 #pragma omp critical
-    for (int64_t i = 0; i < kTables * bins; ++i) counts[i % bins] += tables[i];
+    {
+      for (int64_t i = 0; i < bins; ++i) counts[i] += table[i];
+      counts[common] += static_cast<double>(zeros);
+    }
   }
 }
 

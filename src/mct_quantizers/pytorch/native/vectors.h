@@ -76,6 +76,23 @@ inline void store(float* y, Vector v, int64_t count = kLanes) {
   }
 }
 
+// Stores the numbers that differ from `common` one behind the other, and anything behind them; their count.
+inline int64_t store_others(int32_t* y, Mask numbers, int32_t common) {
+#if defined(__AVX512F__)
+  const __m512i v = reinterpret_cast<__m512i>(numbers);
+  const __mmask16 others = _mm512_cmpneq_epi32_mask(v, _mm512_set1_epi32(common));
+  _mm512_storeu_si512(y, _mm512_maskz_compress_epi32(others, v));
+  return __builtin_popcount(others);
+#else
+  int64_t count = 0;
+  for (int64_t l = 0; l < kLanes; ++l) {
+    y[count] = numbers[l];
+    count += numbers[l] != common;
+  }
+  return count;
+#endif
+}
+
 // To the nearest integer, ties to even.
 inline Vector round_even(Vector x) {
 #if defined(__AVX512F__)
