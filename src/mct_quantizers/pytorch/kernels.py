@@ -6,7 +6,9 @@ torch's own `fake_quantize_per_*_affine` multiplies by the inverse of the scale,
 and replaces NaN; it is not used.
 """
 
+import functools
 import hashlib
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -72,14 +74,25 @@ def fake_quantize_learned(
             x = x.computed
         else:
             settings, x = settings._replace(ceiling=x.ceiling), x.source
-    native = native or NativeCall.of(_wide(x.detach()), scale, zero_point)
+    native = native or NativeCall.of(_wide(x), scale, zero_point)
     if native is None:
         return _learned_by_operators(x, scale, zero_point, quant_min, quant_max, factor, other_factor)
     if not (torch.is_grad_enabled() and (x.requires_grad or scale.requires_grad)):
-        return _like(native.forward(_wide(x.detach()), settings), x)
+        return _like(native.forward(_wide(x), settings), x)
     apply = _NativeFakeQuantizeLearned.apply
     result = apply(x, scale, native, settings, other_factor)
     return result
+
+
+def _natively_differentiable(backward: Callable[..., Any]) -> Callable[..., Any]:
+    """`once_differentiable`, which takes as long as a small tensor, only for a backward pass that is recorded."""
+    guarded: Callable[..., Any] = once_differentiable(backward)
+
+    @functools.wraps(backward)
+    def run(ctx: Any, *gradients: Tensor) -> Any:
+        return (guarded if torch.is_grad_enabled() else backward)(ctx, *gradients)
+
+    return run
 
 
 class _NativeFakeQuantizeLearned(Function):
@@ -103,7 +116,7 @@ class _NativeFakeQuantizeLearned(Function):
         return lambda x, _: _like(native.forward(_wide(x), settings), x), ctx.saved_tensors
 
     @staticmethod
-    @once_differentiable
+    @_natively_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, _ = ctx.saved_tensors
         to_x, to_scale = ctx.native.backward(_wide(x), _wide(gradients[0]), ctx.settings)
@@ -132,7 +145,7 @@ class _NativeNormalized(Function):
         return native.forward(tensors, settings)
 
     @staticmethod
-    @once_differentiable
+    @_natively_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         *tensors, _ = ctx.saved_tensors
         found = ctx.native.backward(NormTensors(*tensors), gradients[0], ctx.settings)
@@ -236,7 +249,7 @@ _OPERATOR = _operator()
 
 def _wide(x: Tensor) -> Tensor:
     """`x` in the dtype of the arithmetic."""
-    return x if x.dtype is torch.float32 or x.dtype.itemsize >= 4 else x.float()
+    return x if x.dtype is torch.float32 or x.dtype.itemsize >= 4 else x.detach().float()
 
 
 def _times(gradient: Tensor, factor: Tensor | None) -> Tensor:

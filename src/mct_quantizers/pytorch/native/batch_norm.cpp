@@ -22,40 +22,45 @@ struct Moments {
   }
 };
 
-// Of at most kBlock elements, about a number near their mean: small numbers are summed.
-inline void add_run(Moments& moments, const float* x, int64_t count) {
+// Of the first `length` elements of rows, at most kBlock in all, about a number near their mean: small numbers are
+// summed.
+inline void add_runs(Moments& moments, const float* x, int64_t rows, int64_t stride, int64_t length) {
+  const double count = static_cast<double>(rows * length);
   Vector sum{};
-  for_vectors(count, [&sum, x](int64_t first, int64_t length) { sum += load(x + first, length); });
+  for (int64_t row = 0; row < rows; ++row)
+    for_vectors(length, [&](int64_t first, int64_t lanes) INLINE { sum += load(x + row * stride + first, lanes); });
   const float near = sum_of(sum) / static_cast<float>(count);
   float nears[kLanes];
   store(nears, all(near));
   Vector offsets{}, squares{};
-  for_vectors(count, [&, x](int64_t first, int64_t length) {
-    // What lies behind the end adds nothing: 0 - 0.
-    const Vector offset = load(x + first, length) - load(nears, length);
-    offsets += offset;
-    squares += offset * offset;
-  });
+  for (int64_t row = 0; row < rows; ++row) {
+    for_vectors(length, [&](int64_t first, int64_t lanes) INLINE {
+      // What lies behind the end adds nothing: 0 - 0.
+      const Vector offset = load(x + row * stride + first, lanes) - load(nears, lanes);
+      offsets += offset;
+      squares += offset * offset;
+    });
+  }
   const double mean_offset = static_cast<double>(sum_of(offsets)) / count;
   moments.add(count, near + mean_offset, sum_of(squares) - count * mean_offset * mean_offset);
 }
 
-// Likewise of a block of rows, for each channel.
-inline void add_rows(Moments* moments, const float* x, int64_t rows, int64_t channels) {
-  for_vectors(channels, [=](int64_t first, int64_t length) {
-    Vector sum{}, offsets{}, squares{};
-    for (int64_t row = 0; row < rows; ++row) sum += load(x + row * channels + first, length);
-    const Vector near = sum / static_cast<float>(rows);
-    for (int64_t row = 0; row < rows; ++row) {
-      const Vector offset = load(x + row * channels + first, length) - near;
-      offsets += offset;
-      squares += offset * offset;
-    }
-    for (int64_t l = 0; l < length; ++l) {
-      const double mean_offset = static_cast<double>(offsets[l]) / rows;
-      moments[first + l].add(rows, near[l] + mean_offset, squares[l] - rows * mean_offset * mean_offset);
-    }
-  });
+// Likewise of a block of rows, for each channel of a vector.
+inline void add_rows(Moments* moments, const float* x, const Rows& rows, int64_t channels) {
+  const auto [first, count] = rows.channels;
+  const double height = static_cast<double>(rows.end - rows.first);
+  Vector sum{}, offsets{}, squares{};
+  for (int64_t row = rows.first; row < rows.end; ++row) sum += load(x + row * channels + first, count);
+  const Vector near = sum / static_cast<float>(height);
+  for (int64_t row = rows.first; row < rows.end; ++row) {
+    const Vector offset = load(x + row * channels + first, count) - near;
+    offsets += offset;
+    squares += offset * offset;
+  }
+  for (int64_t l = 0; l < count; ++l) {
+    const double mean_offset = static_cast<double>(offsets[l]) / height;
+    moments[first + l].add(height, near[l] + mean_offset, squares[l] - height * mean_offset * mean_offset);
+  }
 }
 
 // What is the same for all elements of a channel, in arrays: y = quantize(clip(alpha · x + beta + residual)).
@@ -127,11 +132,21 @@ struct ToInput {
   }
 };
 
-inline void to_input_vector(const float* x, const float* dz, float* dx, int64_t place, int64_t length, Vector mean,
-                            Vector alpha, Vector by_distance, Vector constant) {
-  const Vector distance = load(x + place, length) - mean;
-  store(dx + place, alpha * load(dz + place, length) + (by_distance * distance + constant), length);
-}
+// The same for the channels of a vector.
+struct ToInputPart {
+  Vector mean, alpha, by_distance, constant;
+
+  ToInputPart(const Layer& layer, const ToInput& to_input, Channels channels)
+      : mean(channels.of(layer.mean)),
+        alpha(channels.of(layer.alpha.data())),
+        by_distance(channels.of(to_input.by_distance.data())),
+        constant(channels.of(to_input.constant.data())) {}
+
+  void write(const float* x, const float* dz, float* dx, int64_t place, int64_t length) const {
+    const Vector distance = load(x + place, length) - mean;
+    store(dx + place, alpha * load(dz + place, length) + (by_distance * distance + constant), length);
+  }
+};
 
 }  // namespace
 
@@ -140,16 +155,14 @@ extern "C" {
 // Mean, variance over n - 1, and 1 / sqrt(variance over n + epsilon) of each channel.
 void batch_statistics(const float* x, float* mean, float* variance, float* inverse, float epsilon, int64_t outer,
                       int64_t channels, int64_t inner, int threads) {
-  const bool parallel = outer * channels * inner >= kParallel;
   std::vector<Moments> moments(channels);
   if (inner == 1) {
-    const int64_t height = rows_in_block(channels), blocks = (outer + height - 1) / height;
+    const int64_t blocks = row_blocks_of(outer, channels);
     std::vector<Moments> of_blocks(blocks * channels);
-#pragma omp parallel for if (parallel) num_threads(threads)
-    for (int64_t block = 0; block < blocks; ++block) {
-      add_rows(of_blocks.data() + block * channels, x + block * height * channels,
-               std::min(height, outer - block * height), channels);
-    }
+    Moments* const results = of_blocks.data();
+    for_row_blocks(outer, channels, threads, [=](const Rows& rows) INLINE {
+      add_rows(results + rows.index * channels, x, rows, channels);
+    });
     for (int64_t block = 0; block < blocks; ++block) {
       for (int64_t c = 0; c < channels; ++c) {
         const Moments& of_block = of_blocks[block * channels + c];
@@ -157,13 +170,14 @@ void batch_statistics(const float* x, float* mean, float* variance, float* inver
       }
     }
   } else {
-    const int64_t blocks = blocks_of(inner);
-#pragma omp parallel for if (parallel) num_threads(threads)
+    const int64_t blocks = blocks_of(inner), height = std::max<int64_t>(1, kBlock / inner), stride = channels * inner;
+#pragma omp parallel for if (outer * channels * inner >= kParallel) num_threads(threads)
     for (int64_t c = 0; c < channels; ++c) {
       Moments of_channel;
-      for (int64_t row = c; row < outer * channels; row += channels)
+      for (int64_t row = 0; row < outer; row += height)
         for (int64_t block = 0; block < blocks; ++block)
-          add_run(of_channel, x + row * inner + block * kBlock, length_of(inner, block));
+          add_runs(of_channel, x + (row * channels + c) * inner + block * kBlock, std::min(height, outer - row), stride,
+                   length_of(inner, block));
       moments[c] = of_channel;
     }
   }
@@ -180,26 +194,24 @@ void normalized_forward(const float* x, const float* residual, float* y, const f
                         int64_t scale_step, int64_t outer, int64_t channels, int64_t inner, float low, float high,
                         float ceiling, int threads) {
   const Range range(low, high, ceiling);
-  const Layer layer(channels, mean, inverse, weight, bias, scale, zero_point, scale_step);
-  const bool parallel = outer * channels * inner >= kParallel;
-  const auto run = [=](const Part& part, int64_t place, int64_t length) {
+  const Layer of_channels(channels, mean, inverse, weight, bias, scale, zero_point, scale_step);
+  const Layer* const layer = &of_channels;
+  const auto run = [=](const Part& part, int64_t place, int64_t length) INLINE {
     const Place p(range.rectified(part.normalized(x, residual, place, length)), part.grid, range);
     store(y + place, p.value(part.grid), length);
   };
   if (inner == 1) {
-#pragma omp parallel for if (parallel) num_threads(threads)
-    for (int64_t row = 0; row < outer; ++row) {
-      for_vectors(channels, [&](int64_t first, int64_t length) {
-        run(Part(layer, {first, length}), row * channels + first, length);
-      });
-    }
+    for_row_blocks(outer, channels, threads, [=](const Rows& rows) INLINE {
+      const Part part(*layer, rows.channels);
+      for (int64_t row = rows.first; row < rows.end; ++row)
+        run(part, row * channels + rows.channels.first, rows.channels.count);
+    });
     return;
   }
-#pragma omp parallel for if (parallel) num_threads(threads)
-  for (int64_t row = 0; row < outer * channels; ++row) {
-    const Part part(layer, {row % channels, 1});
-    for_vectors(inner, [&](int64_t first, int64_t length) { run(part, row * inner + first, length); });
-  }
+  for_blocks(outer, channels, inner, threads, [=](const Block& block) INLINE {
+    const Part part(*layer, {block.channel, 1});
+    for_vectors(block.length, [&](int64_t first, int64_t length) INLINE { run(part, block.start + first, length); });
+  });
 }
 
 // `dz` gets the gradient to the residual; it may be `dx`. `dscale` gets one number for each scale, multiplied by
@@ -210,45 +222,46 @@ void normalized_backward(const float* x, const float* residual, const float* dy,
                          float* dscale, float factor, int64_t outer, int64_t channels, int64_t inner, float low,
                          float high, float ceiling, int threads) {
   const Range range(low, high, ceiling);
-  const Layer layer(channels, mean, inverse, weight, bias, scale, zero_point, scale_step);
-  const bool parallel = outer * channels * inner >= kParallel;
-  const int64_t height = inner == 1 ? rows_in_block(channels) : 1;
-  const int64_t blocks = inner == 1 ? (outer + height - 1) / height : outer;
-  // Gradient, product, slope of each channel in each block.
-  std::vector<float> parts(3 * blocks * channels);
-#pragma omp parallel for if (parallel) num_threads(threads)
-  for (int64_t block = 0; block < blocks; ++block) {
-    float* of_block = parts.data() + 3 * block * channels;
-    if (inner == 1) {
-      for_vectors(channels, [&](int64_t first, int64_t length) {
-        const Part part(layer, {first, length});
-        Sums sums;
-        for (int64_t row = block * height; row < std::min(outer, (block + 1) * height); ++row) {
-          backward_vector(x, residual, dy, dz, row * channels + first, length, part, range, sums);
-        }
-        store(of_block + first, sums.gradient, length);
-        store(of_block + channels + first, sums.product, length);
-        store(of_block + 2 * channels + first, sums.slope, length);
+  const Layer of_channels(channels, mean, inverse, weight, bias, scale, zero_point, scale_step);
+  const Layer* const layer = &of_channels;
+  const auto run = [=](const Part& part, int64_t place, int64_t length, Sums& sums) INLINE {
+    backward_vector(x, residual, dy, dz, place, length, part, range, sums);
+  };
+  // Gradient, product and slope of each channel: in float32 for each block, in float64 over all of them.
+  const int64_t blocks = inner == 1 ? row_blocks_of(outer, channels) : outer, in_run = inner == 1 ? 1 : blocks_of(inner);
+  const int64_t size = blocks * channels * in_run;
+  std::vector<float> of_blocks(3 * size);
+  float* const parts = of_blocks.data();
+  if (inner == 1) {
+    for_row_blocks(outer, channels, threads, [=](const Rows& rows) INLINE {
+      const auto [first, count] = rows.channels;
+      const Part part(*layer, rows.channels);
+      Sums sums;
+      for (int64_t row = rows.first; row < rows.end; ++row) run(part, row * channels + first, count, sums);
+      float* const to = parts + rows.index * channels + first;
+      store(to, sums.gradient, count);
+      store(to + size, sums.product, count);
+      store(to + 2 * size, sums.slope, count);
+    });
+  } else {
+    for_blocks(outer, channels, inner, threads, [=](const Block& block) INLINE {
+      const Part part(*layer, {block.channel, 1});
+      Sums sums;
+      for_vectors(block.length, [&](int64_t first, int64_t length) INLINE {
+        run(part, block.start + first, length, sums);
       });
-      continue;
-    }
-    for (int64_t c = 0; c < channels; ++c) {
-      const Part part(layer, {c, 1});
-      for (int64_t piece = 0; piece < blocks_of(inner); ++piece) {
-        const int64_t start = (block * channels + c) * inner + piece * kBlock;
-        Sums sums;
-        for_vectors(length_of(inner, piece), [&](int64_t first, int64_t length) {
-          backward_vector(x, residual, dy, dz, start + first, length, part, range, sums);
-        });
-        of_block[c] += sum_of(sums.gradient);
-        of_block[channels + c] += sum_of(sums.product);
-        of_block[2 * channels + c] += sum_of(sums.slope);
-      }
-    }
+      float* const to = parts + block.index;
+      to[0] = sum_of(sums.gradient);
+      to[size] = sum_of(sums.product);
+      to[2 * size] = sum_of(sums.slope);
+    });
   }
   std::vector<double> totals(3 * channels);
-  for (int64_t block = 0; block < blocks; ++block)
-    for (int64_t place = 0; place < 3 * channels; ++place) totals[place] += parts[3 * block * channels + place];
+  const float* of_block = parts;
+  for (int64_t sum = 0; sum < 3; ++sum)
+    for (int64_t block = 0; block < blocks; ++block)
+      for (int64_t channel = 0; channel < channels; ++channel)
+        for (int64_t part = 0; part < in_run; ++part) totals[sum * channels + channel] += *of_block++;
   const double *gradients = totals.data(), *products = gradients + channels, *slopes = products + channels;
   for (int64_t c = 0; c < channels; ++c) {
     dweight[c] = static_cast<float>(products[c] * inverse[c]);
@@ -259,23 +272,21 @@ void normalized_backward(const float* x, const float* residual, const float* dy,
   } else {
     for (int64_t c = 0; c < channels; ++c) dscale[c] = static_cast<float>(slopes[c] * factor);
   }
-  const ToInput to_input(layer, gradients, products, static_cast<double>(outer) * inner);
-  const auto run = [&](Channels which, int64_t start, int64_t count) {
-    const Vector of_mean = which.of(mean), alpha = which.of(layer.alpha.data()),
-                 by_distance = which.of(to_input.by_distance.data()), constant = which.of(to_input.constant.data());
-    for_vectors(count, [=](int64_t first, int64_t length) {
-      to_input_vector(x, dz, dx, start + first, length, of_mean, alpha, by_distance, constant);
+  const ToInput to_input(of_channels, gradients, products, static_cast<double>(outer) * inner);
+  const ToInput* const factors = &to_input;
+  if (inner == 1) {
+    for_row_blocks(outer, channels, threads, [=](const Rows& rows) INLINE {
+      const ToInputPart part(*layer, *factors, rows.channels);
+      for (int64_t row = rows.first; row < rows.end; ++row)
+        part.write(x, dz, dx, row * channels + rows.channels.first, rows.channels.count);
     });
-  };
-#pragma omp parallel for if (parallel) num_threads(threads)
-  for (int64_t row = 0; row < (inner == 1 ? outer : outer * channels); ++row) {
-    if (inner == 1) {
-      for_vectors(channels, [&](int64_t first, int64_t length) {
-        run({first, length}, row * channels + first, length);
-      });
-    } else {
-      run({row % channels, 1}, row * inner, inner);
-    }
+    return;
   }
+  for_blocks(outer, channels, inner, threads, [=](const Block& block) INLINE {
+    const ToInputPart part(*layer, *factors, {block.channel, 1});
+    for_vectors(block.length, [&](int64_t first, int64_t length) INLINE {
+      part.write(x, dz, dx, block.start + first, length);
+    });
+  });
 }
 }

@@ -25,29 +25,21 @@ extern "C" {
 void forward(const float* x, float* y, const float* scale, const float* zero_point, int64_t outer, int64_t channels,
              int64_t inner, float low, float high, float ceiling, int threads) {
   const Range range(low, high, ceiling);
-  const bool parallel = outer * channels * inner >= kParallel;
+  const auto run = [=](const Grid& grid, int64_t place, int64_t length) INLINE {
+    store(y + place, Place(range.rectified(load(x + place, length)), grid, range).value(grid), length);
+  };
   if (inner == 1) {
-#pragma omp parallel for if (parallel) num_threads(threads)
-    for (int64_t row = 0; row < outer; ++row) {
-      for_vectors(channels, [&](int64_t first, int64_t length) {
-        const Grid grid(scale, zero_point, {first, length});
-        const int64_t start = row * channels + first;
-        store(y + start, Place(range.rectified(load(x + start, length)), grid, range).value(grid), length);
-      });
-    }
+    for_row_blocks(outer, channels, threads, [=](const Rows& rows) INLINE {
+      const Grid grid(scale, zero_point, rows.channels);
+      for (int64_t row = rows.first; row < rows.end; ++row)
+        run(grid, row * channels + rows.channels.first, rows.channels.count);
+    });
     return;
   }
-  const int64_t blocks = blocks_of(inner);
-#pragma omp parallel for if (parallel) num_threads(threads)
-  for (int64_t piece = 0; piece < outer * channels * blocks; ++piece) {
-    const int64_t row = piece / blocks, block = piece % blocks, start = row * inner + block * kBlock;
-    const Grid grid(scale, zero_point, {row % channels, 1});
-    const float* source = x + start;
-    float* target = y + start;
-    for_vectors(length_of(inner, block), [=](int64_t first, int64_t length) {
-      store(target + first, Place(range.rectified(load(source + first, length)), grid, range).value(grid), length);
-    });
-  }
+  for_blocks(outer, channels, inner, threads, [=](const Block& block) INLINE {
+    const Grid grid(scale, zero_point, {block.channel, 1});
+    for_vectors(block.length, [&](int64_t first, int64_t length) INLINE { run(grid, block.start + first, length); });
+  });
 }
 
 // `zero_point` may be null. `dscale` gets one number for each channel, multiplied by `factor`.
@@ -55,44 +47,36 @@ void backward(const float* x, const float* dy, float* dx, const float* scale, co
               float factor, int64_t outer, int64_t channels, int64_t inner, float low, float high, float ceiling,
               int threads) {
   const Range range(low, high, ceiling);
-  const bool parallel = outer * channels * inner >= kParallel;
-  std::vector<double> totals(channels);
+  const auto run = [=](const Grid& grid, int64_t place, int64_t length) INLINE {
+    return backward_vector(x + place, dy + place, dx + place, length, grid, range);
+  };
+  // In float32 for each block, in float64 over all of them.
+  const int64_t blocks = inner == 1 ? row_blocks_of(outer, channels) : outer, in_run = inner == 1 ? 1 : blocks_of(inner);
+  std::vector<float> parts(blocks * channels * in_run);
+  float* const sums = parts.data();
   if (inner == 1) {
-    const int64_t height = rows_in_block(channels), blocks = (outer + height - 1) / height;
-    std::vector<float> sums(blocks * channels);
-#pragma omp parallel for if (parallel) num_threads(threads)
-    for (int64_t block = 0; block < blocks; ++block) {
-      for_vectors(channels, [&](int64_t first, int64_t length) {
-        const Grid grid(scale, zero_point, {first, length});
-        Vector sum{};
-        for (int64_t row = block * height; row < std::min(outer, (block + 1) * height); ++row) {
-          const int64_t start = row * channels + first;
-          sum += backward_vector(x + start, dy + start, dx + start, length, grid, range);
-        }
-        store(sums.data() + block * channels + first, sum, length);
-      });
-    }
-    for (int64_t block = 0; block < blocks; ++block)
-      for (int64_t c = 0; c < channels; ++c) totals[c] += sums[block * channels + c];
-  } else {
-    const int64_t blocks = blocks_of(inner), pieces = outer * channels * blocks;
-    std::vector<float> sums(pieces);
-#pragma omp parallel for if (parallel) num_threads(threads)
-    for (int64_t piece = 0; piece < pieces; ++piece) {
-      const int64_t row = piece / blocks, block = piece % blocks, start = row * inner + block * kBlock;
-      const Grid grid(scale, zero_point, {row % channels, 1});
-      const float *source = x + start, *gradient = dy + start;
-      float* target = dx + start;
+    for_row_blocks(outer, channels, threads, [=](const Rows& rows) INLINE {
+      const Grid grid(scale, zero_point, rows.channels);
       Vector sum{};
-      for_vectors(length_of(inner, block), [=, &sum](int64_t first, int64_t length) {
-        sum += backward_vector(source + first, gradient + first, target + first, length, grid, range);
+      for (int64_t row = rows.first; row < rows.end; ++row)
+        sum += run(grid, row * channels + rows.channels.first, rows.channels.count);
+      store(sums + rows.index * channels + rows.channels.first, sum, rows.channels.count);
+    });
+  } else {
+    for_blocks(outer, channels, inner, threads, [=](const Block& block) INLINE {
+      const Grid grid(scale, zero_point, {block.channel, 1});
+      Vector sum{};
+      for_vectors(block.length, [&](int64_t first, int64_t length) INLINE {
+        sum += run(grid, block.start + first, length);
       });
-      sums[piece] = sum_of(sum);
-    }
-    for (int64_t c = 0; c < channels; ++c)
-      for (int64_t row = c; row < outer * channels; row += channels)
-        for (int64_t block = 0; block < blocks; ++block) totals[c] += sums[row * blocks + block];
+      sums[block.index] = sum_of(sum);
+    });
   }
+  std::vector<double> totals(channels);
+  const float* sum = sums;
+  for (int64_t block = 0; block < blocks; ++block)
+    for (int64_t channel = 0; channel < channels; ++channel)
+      for (int64_t part = 0; part < in_run; ++part) totals[channel] += *sum++;
   for (int64_t c = 0; c < channels; ++c) dscale[c] = static_cast<float>(totals[c] * factor);
 }
 }

@@ -27,13 +27,6 @@ struct Range {
 // Without a zero point -0.0 is added, which changes no number: zero keeps its sign.
 inline Vector negated_shift(Vector shift) { return shift == 0.0f ? all(-0.0f) : -shift; }
 
-// One number for each channel, of which there is a vector: of one channel everywhere, or of neighbouring channels.
-struct Channels {
-  int64_t first, count;
-
-  Vector of(const float* numbers) const { return count == 1 ? all(numbers[first]) : load(numbers + first, count); }
-};
-
 struct Grid {
   Vector scale, shift, unshift;
 

@@ -13,6 +13,8 @@
 #include <limits>
 #include <vector>
 
+#include <omp.h>
+
 #if defined(__SSE4_1__)
 #include <immintrin.h>
 #endif
@@ -24,6 +26,9 @@ constexpr int64_t kLanes = 8;
 #else
 constexpr int64_t kLanes = 4;
 #endif
+// Of lambdas: left to itself, the compiler calls them, and hands over what they capture in memory.
+#define INLINE __attribute__((always_inline))
+
 typedef float Vector __attribute__((vector_size(kLanes * 4)));
 typedef int32_t Mask __attribute__((vector_size(kLanes * 4)));
 
@@ -116,9 +121,6 @@ inline Vector clip(Vector x, Vector low, Vector high) {
 // `x` where the mask has its bits, 0 elsewhere.
 inline Vector masked(Vector x, Mask mask) { return reinterpret_cast<Vector>(reinterpret_cast<Mask>(x) & mask); }
 
-// Rows in a block where channels lie innermost: as much as stays in the cache.
-inline int64_t rows_in_block(int64_t channels) { return std::max<int64_t>(16, 8192 / channels); }
-
 inline int64_t blocks_of(int64_t count) { return (count + kBlock - 1) / kBlock; }
 
 inline int64_t length_of(int64_t count, int64_t block) {
@@ -128,10 +130,69 @@ inline int64_t length_of(int64_t count, int64_t block) {
 
 // Calls `step(first, length)` for the vectors of a run, the last of which may not be full.
 template <class Step>
-inline void for_vectors(int64_t count, Step step) {
+INLINE inline void for_vectors(int64_t count, Step step) {
   int64_t first = 0;
   for (; first + kLanes <= count; first += kLanes) step(first, kLanes);
   if (first < count) step(first, count - first);
+}
+
+// A part of the elements of one channel that lie behind each other.
+struct Block {
+  int64_t index, channel, start, length;
+};
+
+// Calls `step(block)` for the blocks of a tensor whose channels do not lie innermost. Steps are copied for each thread,
+// so what they capture by value stays in registers; runs may be short, so none of them costs a division.
+template <class Step>
+inline void for_blocks(int64_t outer, int64_t channels, int64_t inner, int threads, Step step) {
+  const int64_t in_run = blocks_of(inner), count = outer * channels * in_run;
+#pragma omp parallel if (outer * channels * inner >= kParallel) num_threads(threads) firstprivate(step)
+  {
+    const int64_t thread = omp_get_thread_num(), share = omp_get_num_threads();
+    const int64_t end = count * (thread + 1) / share;
+    int64_t index = count * thread / share, run = index / in_run, part = index % in_run, channel = run % channels;
+    for (; index < end; ++index) {
+      step(Block{index, channel, run * inner + part * kBlock, length_of(inner, part)});
+      if (++part < in_run) continue;
+      part = 0;
+      ++run;
+      if (++channel == channels) channel = 0;
+    }
+  }
+}
+
+// One number for each channel, of which there is a vector: of one channel everywhere, or of neighbouring channels.
+struct Channels {
+  int64_t first, count;
+
+  Vector of(const float* numbers) const { return count == 1 ? all(numbers[first]) : load(numbers + first, count); }
+};
+
+// Rows from `first` to before `end`, and a vector of channels of them.
+struct Rows {
+  int64_t index, first, end;
+  Channels channels;
+};
+
+// Rows in a block where channels lie innermost: as much as stays in the cache.
+inline int64_t rows_in_block(int64_t channels) { return std::max<int64_t>(16, 8192 / channels); }
+
+inline int64_t row_blocks_of(int64_t outer, int64_t channels) {
+  const int64_t height = rows_in_block(channels);
+  return (outer + height - 1) / height;
+}
+
+// Calls `step(rows)` for the blocks of rows of a tensor whose channels lie innermost; see `for_blocks`.
+template <class Step>
+inline void for_row_blocks(int64_t outer, int64_t channels, int threads, Step step) {
+  const int64_t height = rows_in_block(channels), blocks = row_blocks_of(outer, channels);
+#pragma omp parallel for if (outer * channels >= kParallel) num_threads(threads) firstprivate(step)
+  for (int64_t block = 0; block < blocks; ++block) {
+    const int64_t start = block * height, end = std::min(outer, start + height);
+    for_vectors(channels, [&](int64_t first, int64_t count) INLINE {
+      step(Rows{block, start, end, {first, count}});
+    });
+  }
 }
 
 inline float sum_of(Vector lanes) {
