@@ -17,6 +17,7 @@ from torch_samples import aligned, assert_same_bits
 from mct_quantizers.common import arithmetic, numpy_ops
 from mct_quantizers.pytorch import kernels
 from mct_quantizers.pytorch import ops as torch_ops
+from mct_quantizers.pytorch.pending import batch_norm_before_quantization
 
 KINDS = ("symmetric", "unsigned", "power_of_two", "uniform")
 learned_both = pytest.mark.parametrize(
@@ -270,6 +271,21 @@ def test_no_gradient_is_computed_that_nobody_asked_for():
     kernels.fake_quantize_learned(leaf, scale, None, -4, 3).sum().backward()
     assert leaf.grad.tolist() == [1.0] * 4 + [0.0]
     assert scale.grad is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["native", "operators"])
+@pytest.mark.parametrize("is_pending", [False, True])
+def test_a_second_derivative_is_refused_instead_of_wrong(is_pending, dtype):
+    x = torch.randn(4, 3, 5, 5, dtype=dtype, requires_grad=True)
+    source = x
+    if is_pending:
+        norm = torch.nn.BatchNorm2d(3)
+        source = batch_norm_before_quantization(x * 1.0, norm, norm.weight)
+        source = torch.nn.functional.batch_norm(x, None, None, training=True) if source is None else source
+    y = kernels.fake_quantize_learned(source, torch.full((1,), 0.1, requires_grad=True), None, -8, 7)
+    (first,) = torch.autograd.grad((y * y).sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        first.sum().backward()
 
 
 def test_gradient_factor_is_one_unless_given():

@@ -22,7 +22,10 @@ from mct_quantizers.pytorch.pending import Pending, batch_norm_before_quantizati
 pytestmark = pytest.mark.skipif(native_library() is None, reason="there is no C++ compiler")
 
 EPSILON = 1e-5
-SHAPES = [(9, 5), (40, 70), (4, 3, 7), (4, 3, 7, 7), (3, 20, 8, 8), (2, 1, 5, 5), (2, 2, 3, 40, 40), (2, 3, 64, 65)]
+SHAPES = [
+    (9, 5), (40, 70), (4, 3, 7), (4, 3, 7, 7), (3, 20, 8, 8), (3, 17, 4, 2), (70, 3, 8, 8), (2, 1, 5, 5),
+    (2, 2, 3, 40, 40), (2, 3, 64, 65),
+]  # fmt: skip
 
 
 def samples(shape, seed=0):

@@ -45,21 +45,20 @@ inline void add_runs(Moments& moments, const float* x, int64_t rows, int64_t str
   moments.add(count, near + mean_offset, sum_of(squares) - count * mean_offset * mean_offset);
 }
 
-// Likewise of a block of rows, for each channel of a vector.
-inline void add_rows(Moments* moments, const float* x, const Rows& rows, int64_t channels) {
-  const auto [first, count] = rows.channels;
-  const double height = static_cast<double>(rows.end - rows.first);
+// Likewise of rows of neighbouring channels, for each channel.
+inline void add_rows(Moments* moments, const float* x, const Piece& piece) {
+  const double rows = static_cast<double>(piece.rows);
   Vector sum{}, offsets{}, squares{};
-  for (int64_t row = rows.first; row < rows.end; ++row) sum += load(x + row * channels + first, count);
-  const Vector near = sum / static_cast<float>(height);
-  for (int64_t row = rows.first; row < rows.end; ++row) {
-    const Vector offset = load(x + row * channels + first, count) - near;
+  piece.for_elements([&](int64_t place, int64_t count) INLINE { sum += load(x + place, count); });
+  const Vector near = sum / static_cast<float>(rows);
+  piece.for_elements([&](int64_t place, int64_t count) INLINE {
+    const Vector offset = load(x + place, count) - near;
     offsets += offset;
     squares += offset * offset;
-  }
-  for (int64_t l = 0; l < count; ++l) {
-    const double mean_offset = static_cast<double>(offsets[l]) / height;
-    moments[first + l].add(height, near[l] + mean_offset, squares[l] - height * mean_offset * mean_offset);
+  });
+  for (int64_t l = 0; l < piece.length; ++l) {
+    const double mean_offset = static_cast<double>(offsets[l]) / rows;
+    moments[l].add(rows, near[l] + mean_offset, squares[l] - rows * mean_offset * mean_offset);
   }
 }
 
@@ -100,51 +99,17 @@ struct Part {
   }
 };
 
-// What is summed over all elements of a channel: the gradient behind the batch norm, its product with the distance
-// from the mean, and what goes to the scale.
-struct Sums {
-  Vector gradient{}, product{}, slope{};
-};
-
-// Adds to the sums, and writes the gradient behind the batch norm.
-inline void backward_vector(const float* x, const float* residual, const float* dy, float* dz, int64_t place,
-                            int64_t length, const Part& part, const Range& range, Sums& sums) {
-  const Vector z = part.normalized(x, residual, place, length), gradient = load(dy + place, length);
-  const Place p(range.rectified(z), part.grid, range);
-  const Vector passed = masked(gradient, p.inside() & range.passes(z));
-  store(dz + place, passed, length);
-  sums.gradient += passed;
-  sums.product += passed * (load(x + place, length) - part.mean);
-  sums.slope += p.slope(part.grid) * gradient;
-}
-
 // The gradient to x: factor · inverse · (dz - its mean - x̂ · mean of dz · x̂) for x̂ = (x - mean) · inverse.
 struct ToInput {
   std::vector<float> by_distance, constant;
 
-  ToInput(const Layer& layer, const double* gradients, const double* products, double count)
+  ToInput(const Layer& layer, const std::vector<double>& gradients, const std::vector<double>& products, double count)
       : by_distance(layer.channels), constant(layer.channels) {
     for (int64_t c = 0; c < layer.channels; ++c) {
       const double inverse = layer.inverse[c];
       by_distance[c] = static_cast<float>(-layer.alpha[c] * inverse * inverse * products[c] / count);
       constant[c] = static_cast<float>(-layer.alpha[c] * gradients[c] / count);
     }
-  }
-};
-
-// The same for the channels of a vector.
-struct ToInputPart {
-  Vector mean, alpha, by_distance, constant;
-
-  ToInputPart(const Layer& layer, const ToInput& to_input, Channels channels)
-      : mean(channels.of(layer.mean)),
-        alpha(channels.of(layer.alpha.data())),
-        by_distance(channels.of(to_input.by_distance.data())),
-        constant(channels.of(to_input.constant.data())) {}
-
-  void write(const float* x, const float* dz, float* dx, int64_t place, int64_t length) const {
-    const Vector distance = load(x + place, length) - mean;
-    store(dx + place, alpha * load(dz + place, length) + (by_distance * distance + constant), length);
   }
 };
 
@@ -155,23 +120,19 @@ extern "C" {
 // Mean, variance over n - 1, and 1 / sqrt(variance over n + epsilon) of each channel.
 void batch_statistics(const float* x, float* mean, float* variance, float* inverse, float epsilon, int64_t outer,
                       int64_t channels, int64_t inner, int threads) {
+  const Layout layout{outer, channels, inner};
   std::vector<Moments> moments(channels);
   if (inner == 1) {
-    const int64_t blocks = row_blocks_of(outer, channels);
-    std::vector<Moments> of_blocks(blocks * channels);
-    Moments* const results = of_blocks.data();
-    for_row_blocks(outer, channels, threads, [=](const Rows& rows) INLINE {
-      add_rows(results + rows.index * channels, x, rows, channels);
-    });
-    for (int64_t block = 0; block < blocks; ++block) {
-      for (int64_t c = 0; c < channels; ++c) {
-        const Moments& of_block = of_blocks[block * channels + c];
-        moments[c].add(of_block.count, of_block.mean, of_block.squares);
-      }
+    std::vector<Moments> of_pieces(channels * layout.in_channel());
+    Moments* const results = of_pieces.data();
+    layout.for_pieces(threads, [=](const Piece& piece) INLINE { add_rows(results + piece.index, x, piece); });
+    for (size_t place = 0; place < of_pieces.size(); ++place) {
+      const Moments& of_piece = of_pieces[place];
+      moments[place % channels].add(of_piece.count, of_piece.mean, of_piece.squares);
     }
   } else {
     const int64_t blocks = blocks_of(inner), height = std::max<int64_t>(1, kBlock / inner), stride = channels * inner;
-#pragma omp parallel for if (outer * channels * inner >= kParallel) num_threads(threads)
+#pragma omp parallel for if (layout.is_parallel()) num_threads(threads)
     for (int64_t c = 0; c < channels; ++c) {
       Moments of_channel;
       for (int64_t row = 0; row < outer; row += height)
@@ -196,21 +157,12 @@ void normalized_forward(const float* x, const float* residual, float* y, const f
   const Range range(low, high, ceiling);
   const Layer of_channels(channels, mean, inverse, weight, bias, scale, zero_point, scale_step);
   const Layer* const layer = &of_channels;
-  const auto run = [=](const Part& part, int64_t place, int64_t length) INLINE {
-    const Place p(range.rectified(part.normalized(x, residual, place, length)), part.grid, range);
-    store(y + place, p.value(part.grid), length);
-  };
-  if (inner == 1) {
-    for_row_blocks(outer, channels, threads, [=](const Rows& rows) INLINE {
-      const Part part(*layer, rows.channels);
-      for (int64_t row = rows.first; row < rows.end; ++row)
-        run(part, row * channels + rows.channels.first, rows.channels.count);
+  Layout{outer, channels, inner}.for_pieces(threads, [=](const Piece& piece) INLINE {
+    const Part part(*layer, piece.channels);
+    piece.for_elements([&](int64_t place, int64_t count) INLINE {
+      const Place p(range.rectified(part.normalized(x, residual, place, count)), part.grid, range);
+      store(y + place, p.value(part.grid), count);
     });
-    return;
-  }
-  for_blocks(outer, channels, inner, threads, [=](const Block& block) INLINE {
-    const Part part(*layer, {block.channel, 1});
-    for_vectors(block.length, [&](int64_t first, int64_t length) INLINE { run(part, block.start + first, length); });
   });
 }
 
@@ -224,68 +176,48 @@ void normalized_backward(const float* x, const float* residual, const float* dy,
   const Range range(low, high, ceiling);
   const Layer of_channels(channels, mean, inverse, weight, bias, scale, zero_point, scale_step);
   const Layer* const layer = &of_channels;
-  const auto run = [=](const Part& part, int64_t place, int64_t length, Sums& sums) INLINE {
-    backward_vector(x, residual, dy, dz, place, length, part, range, sums);
-  };
-  // Gradient, product and slope of each channel: in float32 for each block, in float64 over all of them.
-  const int64_t blocks = inner == 1 ? row_blocks_of(outer, channels) : outer, in_run = inner == 1 ? 1 : blocks_of(inner);
-  const int64_t size = blocks * channels * in_run;
-  std::vector<float> of_blocks(3 * size);
-  float* const parts = of_blocks.data();
-  if (inner == 1) {
-    for_row_blocks(outer, channels, threads, [=](const Rows& rows) INLINE {
-      const auto [first, count] = rows.channels;
-      const Part part(*layer, rows.channels);
-      Sums sums;
-      for (int64_t row = rows.first; row < rows.end; ++row) run(part, row * channels + first, count, sums);
-      float* const to = parts + rows.index * channels + first;
-      store(to, sums.gradient, count);
-      store(to + size, sums.product, count);
-      store(to + 2 * size, sums.slope, count);
+  const Layout layout{outer, channels, inner};
+  // In float32 for each piece, in float64 over all of them.
+  const int64_t size = channels * layout.in_channel();
+  std::vector<float> of_pieces(3 * size);
+  float* const sums = of_pieces.data();
+  layout.for_pieces(threads, [=](const Piece& piece) INLINE {
+    const Part part(*layer, piece.channels);
+    Vector of_gradient{}, of_product{}, of_slope{};
+    piece.for_elements([&](int64_t place, int64_t count) INLINE {
+      const Vector source = load(x + place, count), gradient = load(dy + place, count);
+      const Vector z = part.normalized(x, residual, place, count);
+      const Place p(range.rectified(z), part.grid, range);
+      const Vector passed = masked(gradient, p.inside() & range.passes(z));
+      store(dz + place, passed, count);
+      of_gradient += passed;
+      of_product += passed * (source - part.mean);
+      of_slope += p.slope(part.grid) * gradient;
     });
-  } else {
-    for_blocks(outer, channels, inner, threads, [=](const Block& block) INLINE {
-      const Part part(*layer, {block.channel, 1});
-      Sums sums;
-      for_vectors(block.length, [&](int64_t first, int64_t length) INLINE {
-        run(part, block.start + first, length, sums);
-      });
-      float* const to = parts + block.index;
-      to[0] = sum_of(sums.gradient);
-      to[size] = sum_of(sums.product);
-      to[2 * size] = sum_of(sums.slope);
-    });
-  }
-  std::vector<double> totals(3 * channels);
-  const float* of_block = parts;
-  for (int64_t sum = 0; sum < 3; ++sum)
-    for (int64_t block = 0; block < blocks; ++block)
-      for (int64_t channel = 0; channel < channels; ++channel)
-        for (int64_t part = 0; part < in_run; ++part) totals[sum * channels + channel] += *of_block++;
-  const double *gradients = totals.data(), *products = gradients + channels, *slopes = products + channels;
+    piece.put(of_gradient, sums);
+    piece.put(of_product, sums + size);
+    piece.put(of_slope, sums + 2 * size);
+  });
+  const std::vector<double> gradients = layout.totals(sums), products = layout.totals(sums + size),
+                            slopes = layout.totals(sums + 2 * size);
   for (int64_t c = 0; c < channels; ++c) {
     dweight[c] = static_cast<float>(products[c] * inverse[c]);
     dbias[c] = static_cast<float>(gradients[c]);
   }
   if (scale_step == 0) {
-    dscale[0] = static_cast<float>(std::accumulate(slopes, slopes + channels, 0.0) * factor);
+    dscale[0] = static_cast<float>(std::accumulate(slopes.begin(), slopes.end(), 0.0) * factor);
   } else {
     for (int64_t c = 0; c < channels; ++c) dscale[c] = static_cast<float>(slopes[c] * factor);
   }
   const ToInput to_input(of_channels, gradients, products, static_cast<double>(outer) * inner);
   const ToInput* const factors = &to_input;
-  if (inner == 1) {
-    for_row_blocks(outer, channels, threads, [=](const Rows& rows) INLINE {
-      const ToInputPart part(*layer, *factors, rows.channels);
-      for (int64_t row = rows.first; row < rows.end; ++row)
-        part.write(x, dz, dx, row * channels + rows.channels.first, rows.channels.count);
-    });
-    return;
-  }
-  for_blocks(outer, channels, inner, threads, [=](const Block& block) INLINE {
-    const ToInputPart part(*layer, *factors, {block.channel, 1});
-    for_vectors(block.length, [&](int64_t first, int64_t length) INLINE {
-      part.write(x, dz, dx, block.start + first, length);
+  layout.for_pieces(threads, [=](const Piece& piece) INLINE {
+    const Vector of_mean = piece.channels.of(mean), alpha = piece.channels.of(layer->alpha.data()),
+                 by_distance = piece.channels.of(factors->by_distance.data()),
+                 constant = piece.channels.of(factors->constant.data());
+    piece.for_elements([&](int64_t place, int64_t count) INLINE {
+      const Vector distance = load(x + place, count) - of_mean;
+      store(dx + place, alpha * load(dz + place, count) + (by_distance * distance + constant), count);
     });
   });
 }

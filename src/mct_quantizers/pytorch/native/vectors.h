@@ -136,29 +136,13 @@ INLINE inline void for_vectors(int64_t count, Step step) {
   if (first < count) step(first, count - first);
 }
 
-// A part of the elements of one channel that lie behind each other.
-struct Block {
-  int64_t index, channel, start, length;
-};
-
-// Calls `step(block)` for the blocks of a tensor whose channels do not lie innermost. Steps are copied for each thread,
-// so what they capture by value stays in registers; runs may be short, so none of them costs a division.
-template <class Step>
-inline void for_blocks(int64_t outer, int64_t channels, int64_t inner, int threads, Step step) {
-  const int64_t in_run = blocks_of(inner), count = outer * channels * in_run;
-#pragma omp parallel if (outer * channels * inner >= kParallel) num_threads(threads) firstprivate(step)
-  {
-    const int64_t thread = omp_get_thread_num(), share = omp_get_num_threads();
-    const int64_t end = count * (thread + 1) / share;
-    int64_t index = count * thread / share, run = index / in_run, part = index % in_run, channel = run % channels;
-    for (; index < end; ++index) {
-      step(Block{index, channel, run * inner + part * kBlock, length_of(inner, part)});
-      if (++part < in_run) continue;
-      part = 0;
-      ++run;
-      if (++channel == channels) channel = 0;
-    }
-  }
+inline float sum_of(Vector lanes) {
+  typedef float Four __attribute__((vector_size(16)));
+  Four parts[kLanes / 4];
+  std::memcpy(parts, &lanes, sizeof lanes);
+  Four sum = parts[0];
+  for (int64_t part = 1; part < kLanes / 4; ++part) sum += parts[part];
+  return (sum[0] + sum[1]) + (sum[2] + sum[3]);
 }
 
 // One number for each channel, of which there is a vector: of one channel everywhere, or of neighbouring channels.
@@ -168,38 +152,90 @@ struct Channels {
   Vector of(const float* numbers) const { return count == 1 ? all(numbers[first]) : load(numbers + first, count); }
 };
 
-// Rows from `first` to before `end`, and a vector of channels of them.
-struct Rows {
-  int64_t index, first, end;
+// Elements of one channel that lie behind each other, or, where channels lie innermost, of neighbouring channels in
+// several rows.
+struct Piece {
+  int64_t index, start, rows, stride, length;
   Channels channels;
+
+  // Calls `step(place, count)` for the vectors of elements.
+  template <class Step>
+  INLINE void for_elements(Step step) const {
+    for (int64_t row = 0; row < rows; ++row)
+      for_vectors(length, [&](int64_t first, int64_t count) INLINE { step(start + row * stride + first, count); });
+  }
+
+  // Writes what was summed over the elements of each channel.
+  void put(Vector sum, float* sums) const {
+    if (channels.count == 1) {
+      sums[index] = sum_of(sum);
+    } else {
+      store(sums + index, sum, channels.count);
+    }
+  }
 };
 
-// Rows in a block where channels lie innermost: as much as stays in the cache.
-inline int64_t rows_in_block(int64_t channels) { return std::max<int64_t>(16, 8192 / channels); }
+// How a tensor lies in memory around its channels.
+struct Layout {
+  int64_t outer, channels, inner;
 
-inline int64_t row_blocks_of(int64_t outer, int64_t channels) {
-  const int64_t height = rows_in_block(channels);
-  return (outer + height - 1) / height;
-}
+  bool is_parallel() const { return outer * channels * inner >= kParallel; }
+  // Pieces of a channel: in a run of its elements, and of all of them.
+  int64_t in_run() const { return inner == 1 ? 1 : blocks_of(inner); }
+  int64_t in_channel() const { return inner == 1 ? (outer + height() - 1) / height() : outer * in_run(); }
 
-// Calls `step(rows)` for the blocks of rows of a tensor whose channels lie innermost; see `for_blocks`.
-template <class Step>
-inline void for_row_blocks(int64_t outer, int64_t channels, int threads, Step step) {
-  const int64_t height = rows_in_block(channels), blocks = row_blocks_of(outer, channels);
-#pragma omp parallel for if (outer * channels >= kParallel) num_threads(threads) firstprivate(step)
-  for (int64_t block = 0; block < blocks; ++block) {
-    const int64_t start = block * height, end = std::min(outer, start + height);
-    for_vectors(channels, [&](int64_t first, int64_t count) INLINE {
-      step(Rows{block, start, end, {first, count}});
-    });
+  // Calls `step(piece)` for all of a tensor. Steps are copied for each thread, so what they capture by value stays in
+  // registers.
+  template <class Step>
+  void for_pieces(int threads, Step step) const {
+    if (inner == 1) {
+      for_rows(threads, step);
+    } else {
+      for_blocks(threads, step);
+    }
   }
-}
 
-inline float sum_of(Vector lanes) {
-  typedef float Four __attribute__((vector_size(16)));
-  Four parts[kLanes / 4];
-  std::memcpy(parts, &lanes, sizeof lanes);
-  Four sum = parts[0];
-  for (int64_t part = 1; part < kLanes / 4; ++part) sum += parts[part];
-  return (sum[0] + sum[1]) + (sum[2] + sum[3]);
-}
+  // Adds up what pieces put down, for each channel.
+  std::vector<double> totals(const float* sums) const {
+    std::vector<double> result(channels);
+    for (int64_t group = 0; group < in_channel() / in_run(); ++group)
+      for (int64_t channel = 0; channel < channels; ++channel)
+        for (int64_t part = 0; part < in_run(); ++part) result[channel] += *sums++;
+    return result;
+  }
+
+ private:
+  // Rows at once: as much as stays in the cache.
+  int64_t height() const { return std::max<int64_t>(16, 8192 / channels); }
+
+  template <class Step>
+  void for_rows(int threads, Step step) const {
+    const int64_t blocks = in_channel(), most = height();
+#pragma omp parallel for if (is_parallel()) num_threads(threads) firstprivate(step)
+    for (int64_t block = 0; block < blocks; ++block) {
+      const int64_t row = block * most, rows = std::min(most, outer - row);
+      for_vectors(channels, [&](int64_t first, int64_t count) INLINE {
+        step(Piece{block * channels + first, row * channels + first, rows, channels, count, {first, count}});
+      });
+    }
+  }
+
+  // Runs may be short: none of them costs a division.
+  template <class Step>
+  void for_blocks(int threads, Step step) const {
+    const int64_t run_length = inner, all_channels = channels, parts = in_run(), count = channels * in_channel();
+#pragma omp parallel if (is_parallel()) num_threads(threads) firstprivate(step)
+    {
+      const int64_t thread = omp_get_thread_num(), share = omp_get_num_threads(), end = count * (thread + 1) / share;
+      int64_t index = count * thread / share, run = index / parts, part = index % parts, channel = run % all_channels;
+      for (; index < end; ++index) {
+        const int64_t length = length_of(run_length, part);
+        step(Piece{index, run * run_length + part * kBlock, 1, 0, length, {channel, 1}});
+        if (++part < parts) continue;
+        part = 0;
+        ++run;
+        if (++channel == all_channels) channel = 0;
+      }
+    }
+  }
+};
