@@ -15,7 +15,9 @@ test: $(VENV)/.installed lint
 	KERAS_BACKEND=torch $(BIN)/pytest -n auto -m "keras and not slow"
 
 test-slow: $(VENV)/.installed
-	$(BIN)/pytest -n auto -m slow
+	KERAS_BACKEND=tensorflow $(BIN)/pytest -n auto -m slow
+	$(JAX_CACHE) KERAS_BACKEND=jax $(BIN)/pytest -n auto -m "keras and slow"
+	KERAS_BACKEND=torch $(BIN)/pytest -n auto -m "keras and slow"
 
 # Other packages, two of them with the names of ours, so in an environment of their own.
 peers: $(VENV)/.installed $(PEERS)/.installed

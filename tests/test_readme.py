@@ -102,6 +102,7 @@ def test_examples_of_the_runtime_run_as_printed(tmp_path, monkeypatch):
 
 
 @pytest.mark.keras
+@pytest.mark.slow_on("jax")
 def test_examples_of_training_run_as_printed(tmp_path):
     pytest.importorskip("torch")
     pytest.importorskip("keras.layers")

@@ -86,6 +86,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(arguments, text, workspace, mo
     assert not list(workspace.glob("out/*"))
 
 
+@pytest.mark.slow_on("jax")
 def test_demo_trains_and_proves_in_keras(tmp_path, monkeypatch, capsys):
     pytest.importorskip("sklearn")
     monkeypatch.setattr(demo, "QAT_EPOCHS", {"w4a4": 1})

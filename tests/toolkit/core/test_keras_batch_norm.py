@@ -10,6 +10,7 @@ import pytest
 pytest.importorskip("keras.layers")
 
 import keras
+from backend_marks import few_on_jax
 from keras import layers, ops
 from keras_models import built, fresh, random, run
 
@@ -51,6 +52,11 @@ LAYERS = {
 RUNS = [kind for kind in LAYERS if BACKEND != "tensorflow" or kind not in ("grouped", "channels first")]
 SHARED_SCALES = "depthwise with a multiplier"
 kinds = pytest.mark.parametrize("kind", RUNS)
+trained_kinds = pytest.mark.parametrize(
+    "kind",
+    # On JAX what TensorFlow does not run, too.
+    few_on_jax((kind for kind in RUNS if kind != SHARED_SCALES), ("conv2d", "grouped", "channels first")),
+)
 
 
 def pair(kind, use_bias=True, **arguments):
@@ -302,7 +308,7 @@ def prepared(kind="conv2d", bits="w8a8", **arguments):
     return mct.prepare_qat(model, data, mct.QuantizationConfig.from_bits(bits)), model, data
 
 
-@pytest.mark.parametrize("kind", [kind for kind in RUNS if kind != SHARED_SCALES])
+@trained_kinds
 def test_preparing_keeps_the_batch_norm_alive_with_its_settings(kind):
     ready, model, data = prepared(kind, epsilon=0.02, momentum=0.3)
     norm = ready.get_layer("norm")
@@ -389,7 +395,7 @@ def check_finalized(ready, data):
     return final
 
 
-@pytest.mark.parametrize("kind", [kind for kind in RUNS if kind != SHARED_SCALES])
+@trained_kinds
 def test_folding_a_trained_batch_norm_changes_no_integer(kind):
     ready, _, data = prepared(kind, "w4a8")
     before = codes(ready)

@@ -12,6 +12,7 @@ import pytest
 pytest.importorskip("keras.layers")
 
 import keras
+from backend_marks import few_on_jax
 from keras import ops
 
 from mct_quantizers import QuantizationMethod, QuantizationTarget, keras_quantizers, mark_quantizer
@@ -52,7 +53,12 @@ def config_of(cls):
     return TrainableQuantizerWeightsConfig(grid, 4, ends, True, 1, True)
 
 
-@pytest.mark.parametrize("cls", CLASSES.made(), ids=lambda cls: cls.__name__)
+# One method of a grid and one of a table go through all checks on JAX.
+@pytest.mark.parametrize(
+    "cls",
+    few_on_jax(CLASSES.made(), ("LSQ", "LUT"), lambda cls: cls.training_method.name),
+    ids=lambda cls: cls.__name__,
+)
 def test_built_in_trainable_quantizers_pass_every_check(cls):
     report = check_quantizer(cls, config_of(cls))
     assert report.ok, str(report)

@@ -604,6 +604,7 @@ def frozen_keras(model):
     return call, layers
 
 
+@pytest.mark.slow_on("jax")
 @keras_plans
 def test_keras_files_hold_everything_and_training_resumes_exactly(plan, tmp_path):
     import keras
@@ -691,6 +692,7 @@ def test_keras_files_load_and_train_on_in_a_new_process(tmp_path):
         np.testing.assert_array_equal(found["after"], keras_output(model))
 
 
+@pytest.mark.slow_on("jax")
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @keras_plans
 def test_keras_mixed_precision_gives_the_codes_of_float32(plan, dtype):
