@@ -16,21 +16,23 @@ from typing import Any
 import torch
 
 Candidates = dict[str, Callable[[], object]]
-# Seconds of a turn, of which a clock and what the processor has learned of other candidates are a small part.
-_SHORT = 2e-3
+# Seconds of a turn at least: a clock is a small part of it.
+_SHORT = 5e-3
 
 
 def median_seconds(candidates: Candidates, repetitions: int, warm_ups: int = 2) -> dict[str, float]:
     """Median time of each candidate; the candidates take turns, so that a slow moment of the machine hits all.
 
-    Before its turn each runs once untimed: none pays for memory that another has given back to the system. A short one
-    runs several times in its turn, and the mean of them counts.
+    Before its turn each runs untimed: none pays for memory that another has given back to the system, or that lies in no
+    cache. A short one runs several times, untimed and then in its turn, and the mean of these counts.
     """
     times: dict[str, list[float]] = {name: [] for name in candidates}
     for repetition in range(repetitions + warm_ups):
         for name, run in candidates.items():
-            runs = max(1, round(_SHORT / _seconds(run)))
-            seconds = _seconds(run, runs)
+            runs = round(_SHORT / _seconds(run))
+            if runs > 1:
+                _seconds(run, runs)
+            seconds = _seconds(run, max(1, runs))
             if repetition >= warm_ups:
                 times[name].append(seconds)
     return {name: statistics.median(values) for name, values in times.items()}
