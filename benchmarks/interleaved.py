@@ -23,8 +23,8 @@ _SHORT = 5e-3
 def median_seconds(candidates: Candidates, repetitions: int, warm_ups: int = 2) -> dict[str, float]:
     """Median time of each candidate; the candidates take turns, so that a slow moment of the machine hits all.
 
-    Before its turn each runs untimed: none pays for memory that another has given back to the system, or that lies in no
-    cache. A short one runs several times, untimed and then in its turn, and the mean of these counts.
+    Before its turn each runs untimed: none pays for memory that another has given back to the system, or that lies in
+    no cache. A short one runs several times, untimed and then in its turn, and the mean of these counts.
     """
     times: dict[str, list[float]] = {name: [] for name in candidates}
     for repetition in range(repetitions + warm_ups):
