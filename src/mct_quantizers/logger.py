@@ -18,12 +18,14 @@ _LOG_FILE = "mct_log.log"
 
 
 class Logger:
-    """Logs under `LOGGER_NAME` through Python's `logging`.
+    """Logs under `NAME` through Python's `logging`.
 
     Attributes:
+        NAME: the name of the logger.
         LOG_PATH: the folder that `set_log_file` made last; None before, and after `shutdown`.
     """
 
+    NAME: ClassVar[str] = LOGGER_NAME
     DEBUG: ClassVar[int] = logging.DEBUG
     INFO: ClassVar[int] = logging.INFO
     WARNING: ClassVar[int] = logging.WARNING
@@ -31,33 +33,33 @@ class Logger:
     CRITICAL: ClassVar[int] = logging.CRITICAL
     LOG_PATH: ClassVar[str | None] = None
 
-    @staticmethod
-    def get_logger() -> logging.Logger:
+    @classmethod
+    def get_logger(cls) -> logging.Logger:
         """The logger itself."""
-        return logging.getLogger(LOGGER_NAME)
+        return logging.getLogger(cls.NAME)
 
-    @staticmethod
-    def set_logger_level(log_level: int | str = logging.INFO) -> None:
+    @classmethod
+    def set_logger_level(cls, log_level: int | str = logging.INFO) -> None:
         """Log what is at least as severe as `log_level`."""
-        Logger.get_logger().setLevel(log_level)
+        cls.get_logger().setLevel(log_level)
 
-    @staticmethod
-    def set_handler_level(log_level: int | str = logging.INFO) -> None:
+    @classmethod
+    def set_handler_level(cls, log_level: int | str = logging.INFO) -> None:
         """Let every handler of the logger pass what is at least as severe as `log_level`."""
-        for handler in Logger.get_logger().handlers:
+        for handler in cls.get_logger().handlers:
             handler.setLevel(log_level)
 
-    @staticmethod
-    def set_stream_handler() -> None:
+    @classmethod
+    def set_stream_handler(cls) -> None:
         """Log to standard error, unless the logger has a stream already."""
-        logger = Logger.get_logger()
+        logger = cls.get_logger()
         streams = [item for item in logger.handlers if isinstance(item, logging.StreamHandler)]
         # A file is a stream to `logging`.
         if all(isinstance(item, logging.FileHandler) for item in streams):
             logger.addHandler(logging.StreamHandler())
 
-    @staticmethod
-    def set_log_file(log_folder: str | os.PathLike[str] | None = None) -> None:
+    @classmethod
+    def set_log_file(cls, log_folder: str | os.PathLike[str] | None = None) -> None:
         """Log to `logs_<date>_<time>/mct_log.log` too, and print where that is.
 
         Args:
@@ -67,72 +69,77 @@ class Logger:
         folder = parent / datetime.now().strftime("logs_%d%m%Y_%H%M%S")
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / _LOG_FILE
-        logger = Logger.get_logger()
+        logger = cls.get_logger()
         files = [item.baseFilename for item in logger.handlers if isinstance(item, logging.FileHandler)]
         # Twice within a second is the same file: no line twice.
         if str(path.absolute()) not in files:
             logger.addHandler(logging.FileHandler(path, encoding="utf-8"))
-        Logger.LOG_PATH = str(folder)
+        cls.LOG_PATH = str(folder)
         print(f"log file is in {path}")
 
-    @staticmethod
-    def shutdown() -> None:
+    @classmethod
+    def shutdown(cls) -> None:
         """Close and remove the handlers of this logger; the rest of the process keeps its own."""
-        logger = Logger.get_logger()
+        logger = cls.get_logger()
         for handler in list(logger.handlers):
             logger.removeHandler(handler)
             handler.close()
-        Logger.LOG_PATH = None
+        cls.LOG_PATH = None
 
-    @staticmethod
-    def debug(msg: str) -> None:
+    @classmethod
+    def debug(cls, msg: str) -> None:
         """Log at level DEBUG."""
-        Logger.get_logger().debug(msg, stacklevel=2)
+        cls.get_logger().debug(msg, stacklevel=2)
 
-    @staticmethod
-    def info(msg: str) -> None:
+    @classmethod
+    def info(cls, msg: str) -> None:
         """Log at level INFO."""
-        Logger.get_logger().info(msg, stacklevel=2)
+        cls.get_logger().info(msg, stacklevel=2)
 
-    @staticmethod
-    def warning(msg: str) -> None:
+    @classmethod
+    def warning(cls, msg: str) -> None:
         """Log at level WARNING."""
-        Logger.get_logger().warning(msg, stacklevel=2)
+        cls.get_logger().warning(msg, stacklevel=2)
 
-    @staticmethod
-    def error(msg: str) -> NoReturn:
+    @classmethod
+    def error(cls, msg: str) -> NoReturn:
         """Log at level ERROR, and raise.
 
         Raises:
             ValueError: always, with `msg`.
         """
-        Logger.get_logger().error(msg, stacklevel=2)
+        cls.get_logger().error(msg, stacklevel=2)
         raise ValueError(msg)
 
-    @staticmethod
-    def critical(msg: str) -> NoReturn:
+    @classmethod
+    def critical(cls, msg: str) -> NoReturn:
         """Log at level CRITICAL, and raise.
 
         Raises:
             ValueError: always, with `msg`.
         """
-        Logger.get_logger().critical(msg, stacklevel=2)
+        cls.get_logger().critical(msg, stacklevel=2)
         raise ValueError(msg)
 
-    @staticmethod
-    def exception(msg: str) -> NoReturn:
+    @classmethod
+    def exception(cls, msg: str) -> NoReturn:
         """Log at level ERROR, with the traceback of the exception that is being handled, and raise.
 
         Raises:
             ValueError: always, with `msg`.
         """
-        Logger.get_logger().exception(msg, stacklevel=2)
+        cls.get_logger().exception(msg, stacklevel=2)
         raise ValueError(msg)
 
 
 def set_log_folder(folder: str | os.PathLike[str] | None, level: int | str = logging.INFO) -> None:
     """Log to standard error and to a file under `folder`, from `level` on; see `Logger.set_log_file`."""
-    Logger.set_stream_handler()
-    Logger.set_log_file(folder)
-    Logger.set_logger_level(level)
-    Logger.set_handler_level(level)
+    set_up(Logger, folder, level)
+
+
+def set_up(logger: type[Logger], folder: str | os.PathLike[str] | None, level: int | str) -> None:
+    """Let `logger` write to standard error and to a file under `folder`, from `level` on."""
+    logger.set_stream_handler()
+    logger.set_log_file(folder)
+    logger.set_logger_level(level)
+    logger.set_handler_level(level)

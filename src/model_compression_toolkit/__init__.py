@@ -23,17 +23,32 @@ from model_compression_toolkit.qat.common.qat_config import QATConfig, TrainingM
 from model_compression_toolkit.trainable_infrastructure.conformance import ConformanceReport, check_quantizer
 
 if TYPE_CHECKING:
+    from model_compression_toolkit import (
+        core,
+        exporter,
+        gptq,
+        logger,
+        ptq,
+        qat,
+        target_platform_capabilities,
+        trainable_infrastructure,
+    )
     from model_compression_toolkit.core.quantized_model import (
         freeze_batch_norm_statistics,
         plan_of,
         reestimate_batch_norm_statistics,
     )
     from model_compression_toolkit.exporter import export, load, read_plan
+    from model_compression_toolkit.logger import set_log_folder
     from model_compression_toolkit.ptq.keras.quantization_facade import keras_post_training_quantization
     from model_compression_toolkit.ptq.pytorch.quantization_facade import pytorch_post_training_quantization
     from model_compression_toolkit.ptq.quantization_facade import quantize
     from model_compression_toolkit.qat.fine_tuning import fine_tune
     from model_compression_toolkit.qat.quantization_facade import finalize, prepare_qat
+    from model_compression_toolkit.target_platform_capabilities import (
+        get_target_platform_capabilities,
+        get_target_platform_capabilities_sdsp,
+    )
     from model_compression_toolkit.trainable_infrastructure.keras.load_model import keras_load_quantized_model
     from model_compression_toolkit.trainable_infrastructure.pytorch.regularization import regularization_loss
 
@@ -54,23 +69,48 @@ __all__ = [
     "TrainingMethod",
     "__version__",
     "check_quantizer",
+    "core",
     "export",
+    "exporter",
     "finalize",
     "fine_tune",
     "freeze_batch_norm_statistics",
+    "get_target_platform_capabilities",
+    "get_target_platform_capabilities_sdsp",
+    "gptq",
     "keras_load_quantized_model",
     "keras_post_training_quantization",
     "load",
+    "logger",
     "plan_of",
     "prepare_qat",
+    "ptq",
     "pytorch_post_training_quantization",
+    "qat",
     "quantize",
     "read_plan",
     "reestimate_batch_norm_statistics",
     "regularization_loss",
+    "set_log_folder",
+    "target_platform_capabilities",
+    "trainable_infrastructure",
 ]
 
+_PARTS = (
+    "core",
+    "exporter",
+    "gptq",
+    "logger",
+    "ptq",
+    "qat",
+    "target_platform_capabilities",
+    "trainable_infrastructure",
+)
 _LAZY = {
+    **{part: f"model_compression_toolkit.{part}:" for part in _PARTS},
+    "get_target_platform_capabilities": "model_compression_toolkit.target_platform_capabilities",
+    "get_target_platform_capabilities_sdsp": "model_compression_toolkit.target_platform_capabilities",
+    "set_log_folder": "model_compression_toolkit.logger",
     "keras_load_quantized_model": "model_compression_toolkit.trainable_infrastructure.keras.load_model",
     "regularization_loss": "model_compression_toolkit.trainable_infrastructure.pytorch.regularization",
     "export": "model_compression_toolkit.exporter.export_facade",

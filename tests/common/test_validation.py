@@ -85,7 +85,12 @@ def test_powers_of_two_are_accepted(exponent):
     assert params.scale[0] == 2.0 ** (exponent - 7)
 
 
-@pytest.mark.parametrize("signed", [1, 0, None, "True", 1.0])
+@pytest.mark.parametrize("number", [0, 1, np.int64(0), np.int64(1)])
+def test_zero_and_one_stand_for_false_and_true(number):
+    assert from_threshold(1.0, 8, number) == from_threshold(1.0, 8, bool(number))
+
+
+@pytest.mark.parametrize("signed", [2, -1, None, "True", 1.0])
 def test_signed_that_is_no_bool_is_refused(signed):
     with pytest.raises(TypeError, match=re.escape(f"`signed` must be True or False. Received: signed={signed!r}")):
         from_threshold(1.0, 8, signed)
@@ -120,7 +125,7 @@ def test_several_numbers_per_tensor_are_refused(name, make):
 @pytest.mark.parametrize(
     ("arguments", "error", "text"),
     [
-        ((1, 0), TypeError, "`per_channel` must be True or False. Received: per_channel=1"),
+        ((2, 0), TypeError, "`per_channel` must be True or False. Received: per_channel=2"),
         ((None, 0), TypeError, "per_channel=None"),
         (
             (True, None),

@@ -29,12 +29,12 @@ def checked_num_bits(num_bits: Any, name: str = "num_bits") -> int:
 
 
 def checked_bool(name: str, value: Any) -> bool:
-    """`value` as `bool`.
+    """`value` as `bool`; the integers 0 and 1, as attributes of ONNX hold them, stand for False and True.
 
     Raises:
         TypeError: neither True nor False.
     """
-    if not isinstance(value, (bool, np.bool_)):
+    if not isinstance(value, (bool, np.bool_)) and not (isinstance(value, Integral) and value in (0, 1)):
         raise TypeError(f"`{name}` must be True or False. Received: {name}={value!r}")
     return bool(value)
 

@@ -6,6 +6,6 @@ Importing it registers every class with Keras: after `import mct_quantizers.kera
 files that hold them.
 """
 
-from mct_quantizers.keras import activation_quantization_holder, metadata, quantize_wrapper
+from mct_quantizers.keras import activation_quantization_holder, metadata, quantize_wrapper, quantizers
 
-__all__ = ["activation_quantization_holder", "metadata", "quantize_wrapper"]
+__all__ = ["activation_quantization_holder", "metadata", "quantize_wrapper", "quantizers"]

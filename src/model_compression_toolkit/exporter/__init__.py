@@ -10,17 +10,43 @@ if TYPE_CHECKING:
     from model_compression_toolkit.exporter.common.export_report import ExportReport
     from model_compression_toolkit.exporter.common.format import ExportFormat
     from model_compression_toolkit.exporter.common.parity import ParityReport
+    from model_compression_toolkit.exporter.common.serialization import (
+        KerasExportSerializationFormat,
+        PytorchExportSerializationFormat,
+        QuantizationFormat,
+    )
     from model_compression_toolkit.exporter.export_facade import export, load
+    from model_compression_toolkit.exporter.keras.export_model import keras_export_model
     from model_compression_toolkit.exporter.plan_file import read_plan
+    from model_compression_toolkit.exporter.pytorch.export_model import pytorch_export_model
     from model_compression_toolkit.exporter.pytorch.frozen_model import save_frozen
 
-__all__ = ["ExportFormat", "ExportReport", "ParityReport", "export", "load", "read_plan", "save_frozen"]
+__all__ = [
+    "ExportFormat",
+    "ExportReport",
+    "KerasExportSerializationFormat",
+    "ParityReport",
+    "PytorchExportSerializationFormat",
+    "QuantizationFormat",
+    "export",
+    "keras_export_model",
+    "load",
+    "pytorch_export_model",
+    "read_plan",
+    "save_frozen",
+]
 
 _HERE = "model_compression_toolkit.exporter"
 _LAZY = {
     "ExportFormat": f"{_HERE}.common.format",
     "ExportReport": f"{_HERE}.common.export_report",
     "ParityReport": f"{_HERE}.common.parity",
+    **dict.fromkeys(
+        ("KerasExportSerializationFormat", "PytorchExportSerializationFormat", "QuantizationFormat"),
+        f"{_HERE}.common.serialization",
+    ),
+    "keras_export_model": f"{_HERE}.keras.export_model",
+    "pytorch_export_model": f"{_HERE}.pytorch.export_model",
     "export": f"{_HERE}.export_facade",
     "load": f"{_HERE}.export_facade",
     "read_plan": f"{_HERE}.plan_file",

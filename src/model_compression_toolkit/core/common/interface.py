@@ -2,9 +2,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the facades of both frameworks share: refusing what is not supported, and what they tell the user."""
 
+import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
+from model_compression_toolkit.core.common.core_config import CoreConfig, not_done, read_core_config
+from model_compression_toolkit.core.common.quantization_config import QuantizationConfig
 from model_compression_toolkit.core.common.quantization_plan import QuantizationPlan
 
 
@@ -33,3 +37,39 @@ def refuse_unsupported(**arguments: Any) -> None:
     for name, value in arguments.items():
         if value is not None:
             raise NotImplementedError(f"`{name}` is not supported yet and must be None. Received: {value!r}")
+
+
+def not_supported_yet(name: str, instead: str) -> NoReturn:
+    """Refuse a function of the interface that this version does not have.
+
+    Raises:
+        NotImplementedError: always; it names what to use.
+    """
+    raise NotImplementedError(f"`{name}` is not supported yet. Use {instead}.")
+
+
+def with_information(
+    model: Any, core_config: Any, flow: Callable[[QuantizationConfig], Any], plan_of: Callable[[Any], QuantizationPlan]
+) -> tuple[Any, UserInformation | None]:
+    """Run a facade of the interface: its result, and what to tell about it.
+
+    Args:
+        model: the float model.
+        core_config: a `CoreConfig`, a modern `QuantizationConfig`, or None.
+        flow: makes the quantized model from a modern configuration.
+        plan_of: gives its plan.
+
+    Returns:
+        The quantized model and information about it; where the configuration says `bypass`, `model` itself and None.
+
+    Raises:
+        NotImplementedError: see `read_core_config`.
+        TypeError: see `read_core_config`.
+    """
+    config = read_core_config(core_config)
+    if isinstance(core_config, CoreConfig) and core_config.debug_config.bypass:
+        return model, None
+    result = flow(config)
+    plan = plan_of(result)
+    plan = dataclasses.replace(plan, notes=(*plan.notes, *not_done(core_config)))
+    return result, UserInformation(plan)

@@ -23,8 +23,9 @@ from model_compression_toolkit.core.keras.graph import Call, Graph, Operation, V
 from model_compression_toolkit.core.keras.module_capture import CapturedModules, copied, copied_model
 from model_compression_toolkit.core.keras.reading import graph_of, graph_of_code, is_functional
 from model_compression_toolkit.core.keras.tracing import NotTraceable, in_one_line
+from model_compression_toolkit.logger import LOGGER_NAME
 
-_LOGGER = logging.getLogger("model_compression_toolkit")
+_LOGGER = logging.getLogger(LOGGER_NAME)
 
 
 @dataclass

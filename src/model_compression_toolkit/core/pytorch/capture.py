@@ -18,8 +18,9 @@ from mct_quantizers.pytorch.quantize_wrapper import PytorchQuantizationWrapper
 from model_compression_toolkit.core.common.quantization_config import CaptureMode
 from model_compression_toolkit.core.pytorch.data import Batch, clone_batch
 from model_compression_toolkit.core.pytorch.operators import weight_axis
+from model_compression_toolkit.logger import LOGGER_NAME
 
-_LOGGER = logging.getLogger("model_compression_toolkit")
+_LOGGER = logging.getLogger(LOGGER_NAME)
 
 _DROPOUTS: dict[Any, type[nn.Module]] = {
     functional.dropout: nn.Dropout,

@@ -11,7 +11,8 @@ from mct_quantizers.common.registry import get_built_in_quantizer_class
 from mct_quantizers.keras.quantize_wrapper import KerasQuantizationWrapper
 from mct_quantizers.keras.quantizers import BaseKerasInferableQuantizer
 from model_compression_toolkit.core.common.batches import num_batches
-from model_compression_toolkit.core.common.interface import UserInformation, refuse_unsupported
+from model_compression_toolkit.core.common.core_config import CoreConfig
+from model_compression_toolkit.core.common.interface import UserInformation, refuse_unsupported, with_information
 from model_compression_toolkit.core.common.quantization_config import QuantizationConfig
 from model_compression_toolkit.core.common.quantization_plan import TensorPlan, inferable_method
 from model_compression_toolkit.core.keras.flow import capture_and_plan
@@ -60,20 +61,20 @@ def keras_post_training_quantization(
     in_model: keras.Model,
     representative_data_gen: Callable[[], Any],
     target_resource_utilization: Any = None,
-    core_config: QuantizationConfig | None = None,
+    core_config: CoreConfig | QuantizationConfig | None = None,
     target_platform_capabilities: Any = None,
-) -> tuple[keras.Model, UserInformation]:
+) -> tuple[keras.Model, UserInformation | None]:
     """Post-training quantization under the name and arguments of the interface; see `quantize`.
 
     Args:
         in_model: the float model; it is not changed.
         representative_data_gen: function that returns an iterable of batches, each a list of inputs.
         target_resource_utilization: not supported yet; must be None.
-        core_config: a `QuantizationConfig`.
+        core_config: a `CoreConfig` of the interface, or a `QuantizationConfig`.
         target_platform_capabilities: not supported yet; must be None.
 
     Returns:
-        The quantized model and information about it.
+        The quantized model and information about it; with `bypass` the model itself and None.
 
     Raises:
         NotImplementedError: an argument that is not supported yet is given.
@@ -84,5 +85,6 @@ def keras_post_training_quantization(
         target_resource_utilization=target_resource_utilization,
         target_platform_capabilities=target_platform_capabilities,
     )
-    quantized = quantize(in_model, representative_data_gen, core_config)
-    return quantized, UserInformation(plan_of(quantized))
+    return with_information(
+        in_model, core_config, lambda config: quantize(in_model, representative_data_gen, config), plan_of
+    )

@@ -10,6 +10,7 @@ import keras
 from mct_quantizers.keras.activation_quantization_holder import KerasActivationQuantizationHolder
 from mct_quantizers.keras.quantize_wrapper import KerasQuantizationWrapper
 from model_compression_toolkit.core.common.batches import num_batches
+from model_compression_toolkit.core.common.core_config import CoreConfig, read_core_config
 from model_compression_toolkit.core.common.interface import UserInformation, refuse_unsupported
 from model_compression_toolkit.core.common.quantization_config import QuantizationConfig
 from model_compression_toolkit.core.common.quantization_plan import TensorPlan
@@ -119,7 +120,7 @@ def keras_quantization_aware_training_init_experimental(
     in_model: keras.Model,
     representative_data_gen: Callable[[], Any],
     target_resource_utilization: Any = None,
-    core_config: QuantizationConfig | None = None,
+    core_config: CoreConfig | QuantizationConfig | None = None,
     qat_config: QATConfig | None = None,
     target_platform_capabilities: Any = None,
 ) -> tuple[keras.Model, UserInformation, dict[str, Any]]:
@@ -129,7 +130,7 @@ def keras_quantization_aware_training_init_experimental(
         in_model: the float model; it is not changed.
         representative_data_gen: function that returns an iterable of batches, each a list of inputs.
         target_resource_utilization: not supported yet; must be None.
-        core_config: a `QuantizationConfig`.
+        core_config: a `CoreConfig` of the interface, or a `QuantizationConfig`.
         qat_config: the training methods; STE by default.
         target_platform_capabilities: not supported yet; must be None.
 
@@ -145,7 +146,7 @@ def keras_quantization_aware_training_init_experimental(
         target_resource_utilization=target_resource_utilization,
         target_platform_capabilities=target_platform_capabilities,
     )
-    prepared = prepare_qat(in_model, representative_data_gen, core_config, qat_config or QATConfig())
+    prepared = prepare_qat(in_model, representative_data_gen, read_core_config(core_config), qat_config or QATConfig())
     return prepared, UserInformation(plan_of(prepared)), {}
 
 

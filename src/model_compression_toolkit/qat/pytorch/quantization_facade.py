@@ -11,6 +11,7 @@ from torch import nn
 from mct_quantizers.common.quant_info import QuantizationTarget
 from mct_quantizers.common.quantizer_dispatch import inferable_of
 from model_compression_toolkit.core.common.batches import num_batches
+from model_compression_toolkit.core.common.core_config import CoreConfig, read_core_config
 from model_compression_toolkit.core.common.interface import UserInformation, refuse_unsupported
 from model_compression_toolkit.core.common.quantization_config import QuantizationConfig
 from model_compression_toolkit.core.common.quantization_plan import FrozenParams, QuantizationPlan, TensorPlan
@@ -90,7 +91,7 @@ def pytorch_quantization_aware_training_init_experimental(
     in_model: nn.Module,
     representative_data_gen: Callable[[], Any],
     target_resource_utilization: Any = None,
-    core_config: QuantizationConfig | None = None,
+    core_config: CoreConfig | QuantizationConfig | None = None,
     qat_config: QATConfig | None = None,
     target_platform_capabilities: Any = None,
 ) -> tuple[nn.Module, UserInformation]:
@@ -100,7 +101,7 @@ def pytorch_quantization_aware_training_init_experimental(
         in_model: the float model; it is not changed.
         representative_data_gen: function that returns an iterable of batches, each a list of inputs.
         target_resource_utilization: not supported yet; must be None.
-        core_config: a `QuantizationConfig`.
+        core_config: a `CoreConfig` of the interface, or a `QuantizationConfig`.
         qat_config: the training methods; STE by default.
         target_platform_capabilities: not supported yet; must be None.
 
@@ -116,7 +117,7 @@ def pytorch_quantization_aware_training_init_experimental(
         target_resource_utilization=target_resource_utilization,
         target_platform_capabilities=target_platform_capabilities,
     )
-    prepared = prepare_qat(in_model, representative_data_gen, core_config, qat_config or QATConfig())
+    prepared = prepare_qat(in_model, representative_data_gen, read_core_config(core_config), qat_config or QATConfig())
     return prepared, UserInformation(plan_of(prepared))
 
 
