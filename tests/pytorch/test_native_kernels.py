@@ -6,6 +6,7 @@ import logging
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -200,7 +201,7 @@ for _ in range(2):
     [
         ({library.SWITCH: "0"}, "MCT_QUANTIZERS_NATIVE=0"),
         ({"CXX": "no-such-compiler"}, "no C++ compiler"),
-        ({"CXX": "false"}, "returned non-zero exit status"),
+        ({"CXX": "false"}, "failed with exit code 1"),
     ],
 )
 def test_without_a_compiler_everything_works_and_says_once_which_way(environment, reason, tmp_path):
@@ -218,6 +219,28 @@ def test_what_is_compiled_is_kept_for_the_next_process(tmp_path):
     assert f"compiled {tmp_path}" not in second
     assert first.count("runs in native code") == second.count("runs in native code") == 1
     assert [path.suffix for path in tmp_path.iterdir()] == [".so"]
+
+
+HANGING = """
+from mct_quantizers.pytorch.native import library
+library._PATIENCE = 0.3
+"""
+
+
+def test_a_compiler_that_hangs_is_left_behind_said_once_and_stopped_at_the_end(tmp_path):
+    compiler, pids = tmp_path / "hanging", tmp_path / "pids"
+    # A child of its own, as compilers have them.
+    compiler.write_text(f"#!/bin/sh\nsleep 600 &\necho $$ $! > {pids}\nwait\n")
+    compiler.chmod(0o755)
+    cache = tmp_path / "cache"
+    output = fresh_process(HANGING + TOLD, **{library.CACHE: str(cache), "CXX": str(compiler)})
+    assert output.count("has not finished within 0.3 s") == 1
+    assert output.count("0.25\n") == 2
+    assert not list(cache.iterdir())
+    for pid in pids.read_text().split():
+        state = Path(f"/proc/{pid}/stat")
+        # A process that has ended may wait for its parent to ask how.
+        assert not state.exists() or state.read_text().split()[2] == "Z"
 
 
 @needs_compiler

@@ -217,7 +217,10 @@ class _TorchScriptNode(Function):
 
     @staticmethod
     def symbolic(g: Any, inputs: Any, node: OnnxNode, attributes: dict[str, int | float | str]) -> Any:
-        constants = [g.op("Constant", value_t=torch.tensor(values, dtype=torch.float32)) for values in node.constants]
+        constants = [
+            g.op("Constant", value_t=torch.tensor(values, dtype=torch.float32, device="cpu"))
+            for values in node.constants
+        ]
         kinds = {int: "i", float: "f", str: "s"}
         typed = {f"{name}_{kinds[type(value)]}": value for name, value in attributes.items()}
         return g.op(f"{DOMAIN}::{node.op_type}", inputs, *constants, **typed).setType(inputs.type())

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -40,6 +41,18 @@ def to_integer(x: Tensor) -> Tensor:
     if torch.isnan(x).any():
         raise ValueError("Expected a tensor without NaN: no integer stands for it.")
     return x.to(torch.int32)
+
+
+def state_tensor(values: npt.NDArray[Any], dtype: torch.dtype | None = None) -> Tensor:
+    """A tensor of values that is state: on torch's default device, or on the CPU where that one holds no values.
+
+    Args:
+        values: an array; a list would get torch's default dtype, which the user may change.
+        dtype: that of the array unless it is given.
+    """
+    device = torch.get_default_device()
+    # torch warns of NumPy arrays that cannot be written to: a copy.
+    return torch.tensor(values, dtype=dtype, device="cpu" if device.type == "meta" else device)
 
 
 def constant(value: Any, like: Tensor) -> Tensor:

@@ -5,8 +5,10 @@
 from collections.abc import Hashable, Sequence
 from typing import Any
 
-import torch
+import numpy as np
 from torch import Tensor, nn
+
+from mct_quantizers.pytorch.ops import state_tensor
 
 
 class CreatesParameters(nn.Module):
@@ -49,5 +51,5 @@ class CreatesParameters(nn.Module):
                     "`requires_grad` makes a parameter; give it without `param`, which has its own. "
                     f"Received: both, for {name!r}"
                 )
-            param = nn.Parameter(torch.ones(1), requires_grad=requires_grad)
+            param = nn.Parameter(state_tensor(np.ones(1, np.float32)), requires_grad=requires_grad)
         super().register_parameter(name, param)

@@ -14,6 +14,7 @@ from torch.utils import _pytree as pytree
 
 from mct_quantizers.pytorch.native.batch_norm import batch_statistics
 from mct_quantizers.pytorch.native.memory import is_plain, is_traced
+from mct_quantizers.pytorch.private import has_global_backward_hooks
 
 # They tell of the shape and kind of a tensor, which nothing here changes.
 _WITHOUT_VALUES = frozenset(
@@ -219,8 +220,7 @@ def _can_wait(x: Tensor) -> bool:
         and x.requires_grad
         and torch.is_grad_enabled()
         and not is_traced()
-        and not nn.modules.module._global_backward_hooks
-        and not nn.modules.module._global_backward_pre_hooks
+        and not has_global_backward_hooks()
     )
 
 

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
+from mct_quantizers.pytorch.private import may_hook_saved_tensors
+
 
 class _Recipe(NamedTuple):
     """How a tensor was computed: by a function of tensors that still hold the same values."""
@@ -43,19 +45,14 @@ class _View(NamedTuple):
 
 def recomputing() -> contextlib.AbstractContextManager[Any]:
     """While it is entered, operators keep how quantized tensors were computed in the place of the tensors."""
-    if not _is_usable() or torch._C._autograd._top_saved_tensors_default_hooks(True) is not None:
-        # The user's own hooks, or checkpointing, decide what is stored.
+    if not _is_usable():
+        # The user's own hooks, or checkpointing, decide what is stored; transformations of functions have no hooks.
         return contextlib.nullcontext()
     return saved_tensors_hooks(_pack, _unpack)
 
 
 def _is_usable() -> bool:
-    return (
-        not torch.compiler.is_compiling()
-        and torch.is_grad_enabled()
-        # Transformations of functions have no hooks.
-        and torch._C._autograd._saved_tensors_hooks_get_disabled_error_message() is None
-    )
+    return not torch.compiler.is_compiling() and torch.is_grad_enabled() and may_hook_saved_tensors()
 
 
 def _pack(tensor: Tensor) -> Any:

@@ -68,7 +68,7 @@ def batch_statistics(x: Tensor, epsilon: float) -> tuple[Tensor, Tensor, Tensor]
     library = native_library()
     if sizes is None or library is None or sizes[0] * sizes[2] < 2:
         return None
-    mean, variance, inverse = torch.empty(3, sizes[1]).unbind()
+    mean, variance, inverse = x.new_empty((3, sizes[1])).unbind()
     library.batch_statistics(
         x.data_ptr(), mean.data_ptr(), variance.data_ptr(), inverse.data_ptr(), epsilon, *sizes, torch.get_num_threads()
     )

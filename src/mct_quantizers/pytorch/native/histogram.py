@@ -24,7 +24,7 @@ def histogram(x: Tensor, low: float, high: float, bins: int) -> Tensor:
     library = native_library() if is_plain(x) and is_dense(x) else None
     if library is None:
         return torch.histc(x.clamp(low, high), bins, low, high)
-    counts = torch.zeros(bins, dtype=torch.float64)
+    counts = x.new_zeros(bins, dtype=torch.float64)
     library.histogram(x.data_ptr(), x.numel(), low, high, bins, counts.data_ptr(), torch.get_num_threads())
     return counts
 
@@ -39,7 +39,7 @@ def extremes(x: Tensor) -> tuple[float, float]:
     if library is None:
         low, high = torch.aminmax(x)
         return float(low), float(high)
-    result = torch.empty(2)
+    result = x.new_empty(2)
     library.extremes(x.data_ptr(), x.numel(), result.data_ptr(), torch.get_num_threads())
     smallest, largest = result.tolist()
     return smallest, largest

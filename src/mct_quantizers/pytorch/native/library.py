@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The native library: compiled at first use, for this machine, and kept for the next process."""
 
+import atexit
+import contextlib
 import ctypes
 import functools
 import hashlib
@@ -9,9 +11,11 @@ import logging
 import os
 import platform
 import shutil
+import signal
 import stat
 import subprocess
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -29,7 +33,10 @@ _FLAGS = (
     "-O3", "-march=native", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-fPIC",
     "-shared", "-std=c++17", "-Wno-psabi",
 )  # fmt: skip
+_PATIENCE = 20.0
+"""Seconds that the first call waits for the compiler."""
 _TIMEOUT = 120.0
+"""Seconds after which a compiler that works on in the background is stopped."""
 
 _POINTER, _SIZE, _FLOAT, _INT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float, ctypes.c_int
 _SIZES = [_SIZE] * 3
@@ -47,14 +54,34 @@ _SIGNATURES = {
 
 @functools.cache
 def native_library() -> ctypes.CDLL | None:
-    """The library; None where there is no compiler, or native code is turned off.
+    """The library; None where there is no compiler, it takes too long, or native code is turned off.
 
-    Which one it is, is logged once, at debug level.
+    Which one it is, is logged once, at debug level; that a compiler takes longer than 20 seconds, as a warning. It goes
+    on in the background, so that the next process may find what it made.
     """
-    try:
-        library = _load()
-    except (OSError, subprocess.SubprocessError) as error:
-        _LOGGER.debug("fake quantization on the CPU runs in operators of torch: %s", error)
+    found: list[ctypes.CDLL | Exception] = []
+
+    def load() -> None:
+        try:
+            found.append(_load())
+        except (OSError, subprocess.SubprocessError) as error:
+            found.append(error)
+
+    # Where it has hung, nothing waits for it at the end of the process either.
+    loading = threading.Thread(target=load, name="mct_quantizers-compiler", daemon=True)
+    loading.start()
+    loading.join(_PATIENCE)
+    if not found:
+        _LOGGER.warning(
+            "The C++ compiler has not finished within %g s. Fake quantization on the CPU runs in operators of torch in "
+            "this process, which compute the same values. %s=0 in the environment does without the compiler.",
+            _PATIENCE,
+            SWITCH,
+        )
+        return None
+    (library,) = found
+    if isinstance(library, Exception):
+        _LOGGER.debug("fake quantization on the CPU runs in operators of torch: %s", library)
         return None
     _LOGGER.debug("fake quantization on the CPU runs in native code: %s", library._name)
     return library
@@ -91,7 +118,7 @@ def _folder() -> Path:
 
 def _key(compiler: str) -> str:
     """Of everything that the library depends on: sources, flags, compiler and processor."""
-    version = subprocess.run([compiler, "--version"], capture_output=True, check=True, timeout=_TIMEOUT).stdout
+    version = _run([compiler, "--version"])
     parts = (
         *(source.read_bytes() for source in SOURCES + HEADERS),
         " ".join(_FLAGS).encode(),
@@ -115,10 +142,44 @@ def _compile(compiler: str, path: Path) -> None:
     start = time.perf_counter()
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         result = Path(folder, path.name)
-        command = [compiler, *_FLAGS, *map(str, SOURCES), "-o", str(result)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_TIMEOUT)
-        if done.returncode != 0:
-            raise OSError(f"{compiler} failed: {done.stderr.strip().splitlines()[:1]}")
+        _run([compiler, *_FLAGS, *map(str, SOURCES), "-o", str(result)])
         # Beside its target, then renamed: another process sees all of it or nothing.
         result.replace(path)
     _LOGGER.debug("compiled %s in %.1f s", path, time.perf_counter() - start)
+
+
+_running: set[subprocess.Popen[bytes]] = set()
+
+
+def _run(command: list[str]) -> bytes:
+    """What a command prints.
+
+    Raises:
+        OSError: it fails.
+        subprocess.TimeoutExpired: it takes too long, and is stopped.
+    """
+    # A session of its own, so that what the compiler has started can be stopped with it.
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
+    _running.add(process)
+    try:
+        output, errors = process.communicate(timeout=_TIMEOUT)
+    finally:
+        _stop(process)
+        _running.discard(process)
+    if process.returncode != 0:
+        text = errors.decode(errors="replace").strip().splitlines()
+        raise OSError(f"{command[0]} failed with exit code {process.returncode}: {text[0] if text else 'no text'}")
+    return output
+
+
+def _stop(process: "subprocess.Popen[bytes]") -> None:
+    if process.poll() is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+@atexit.register
+def _stop_all() -> None:
+    for process in list(_running):
+        _stop(process)

@@ -8,6 +8,8 @@ import math
 import torch
 from torch import Tensor
 
+from mct_quantizers.pytorch.private import transforms_are_active
+
 
 def is_traced() -> bool:
     """Whether operators are recorded or transformed: what a compiler, tracer or `torch.func` must see is theirs."""
@@ -15,7 +17,7 @@ def is_traced() -> bool:
         torch.compiler.is_compiling()
         # torch has no types here.
         or bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
-        or torch._C._are_functorch_transforms_active()
+        or transforms_are_active()
     )
 
 

@@ -123,8 +123,8 @@ class PytorchGridQuantizer(GridQuantizer, PytorchConfigurableQuantizer):
         self.axis = params.axis
         # A grid without zero point needs no addition at every call; symmetric grids never have one.
         self._has_zero_point = "threshold" not in self._params_arguments
-        self.register_buffer("scale", torch.tensor(params.scale, dtype=torch.float32))
-        self.register_buffer("zero_point", torch.tensor(params.zero_point, dtype=torch.int32))
+        self.register_buffer("scale", torch_ops.state_tensor(params.scale, torch.float32))
+        self.register_buffer("zero_point", torch_ops.state_tensor(params.zero_point, torch.int32))
 
     @property
     def params(self) -> QuantParams:
@@ -172,10 +172,10 @@ class PytorchTableQuantizer(TableQuantizer, PytorchConfigurableQuantizer):
 
     def _bind_params(self, params: LookupTable) -> None:
         self._table = params
-        self.register_buffer("lut_values", torch.tensor(params.lut_values, dtype=torch.float32))
-        self.register_buffer("threshold", torch.tensor(params.threshold, dtype=torch.float32))
+        self.register_buffer("lut_values", torch_ops.state_tensor(params.lut_values, torch.float32))
+        self.register_buffer("threshold", torch_ops.state_tensor(params.threshold, torch.float32))
         for name, array in zip(("levels", "boundaries"), params.assignment(), strict=True):
-            self.register_buffer(name, torch.tensor(array), persistent=False)
+            self.register_buffer(name, torch_ops.state_tensor(array, torch.float32), persistent=False)
 
     @property
     def params(self) -> LookupTable:
@@ -206,7 +206,7 @@ class PytorchTableQuantizer(TableQuantizer, PytorchConfigurableQuantizer):
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)
         for name, array in zip(("levels", "boundaries"), self.params.assignment(), strict=True):
-            setattr(self, name, torch.tensor(array, device=self.lut_values.device))
+            setattr(self, name, torch.tensor(array, dtype=torch.float32, device=self.lut_values.device))
 
 
 def _enable_again(quantizer: nn.Module, incompatible_keys: Any) -> None:

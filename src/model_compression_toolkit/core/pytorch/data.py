@@ -54,7 +54,7 @@ def as_tensor(item: Any, device: torch.device | None = None) -> Tensor:
         TypeError: neither a tensor nor an array of numbers.
         ValueError: no samples.
     """
-    tensor = item if isinstance(item, Tensor) else torch.tensor(checked_array(item))
+    tensor = item if isinstance(item, Tensor) else torch.tensor(checked_array(item), device="cpu")
     if tensor.numel() == 0:
         raise ValueError(f"`data` must yield batches with samples. Received: a batch of shape {tuple(tensor.shape)}")
     return tensor if device is None else tensor.to(device)

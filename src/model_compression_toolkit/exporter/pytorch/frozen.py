@@ -116,9 +116,9 @@ def quantize_values(values: Tensor, params: FrozenParams) -> IntArray:
 def weight_from_codes(codes: IntArray, params: FrozenParams, dtype: torch.dtype = torch.float32) -> Tensor:
     """A weight that is quantized to these integers or indices, computed in float32: on the CPU, shape of `codes`."""
     if isinstance(params, LookupTable):
-        return torch.tensor(weight_with_indices(codes, params)).to(dtype)
+        return torch.tensor(weight_with_indices(codes, params), device="cpu").to(dtype)
     values = arithmetic.dequantize(codes, params, numpy_ops, like=np.float32(0))
-    return torch.tensor(values).to(dtype)
+    return torch.tensor(values, device="cpu").to(dtype)
 
 
 def own_values(model: nn.Module, tensor: TensorPlan) -> Tensor:

@@ -125,7 +125,7 @@ def _pieces(batches: Iterable[Batch], fixed_size: int | None) -> Iterator[tuple[
             count = len(piece[0])
             if fixed_size is not None and count < size:
                 # Filled up with samples again, because the file takes one size only.
-                piece = tuple(item[torch.arange(size) % count] for item in piece)
+                piece = tuple(item[torch.arange(size, device=item.device) % count] for item in piece)
             yield piece, count
 
 

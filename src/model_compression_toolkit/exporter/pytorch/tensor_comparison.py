@@ -63,7 +63,7 @@ def compare_activation(x: Tensor, theirs: Tensor, tensor: TensorPlan, own: Any) 
 def values_in_file(theirs: Tensor, tensor: TensorPlan) -> Tensor:
     """The real values that the file computes with, from what it has for a use of `tensor`."""
     if isinstance(tensor.params, QuantParams):
-        return theirs.float() * torch.tensor(tensor.params.scale, dtype=torch.float32)
+        return theirs.float() * _tensor(tensor.params.scale)
     if isinstance(tensor.params, LookupTable):
         arrays = sorted_table(tensor.params, theirs.dim())
         return torch.from_numpy(arrays.levels)[theirs.long()] * _tensor(arrays.threshold)
@@ -84,7 +84,7 @@ def quantized_by(x: Tensor, tensor: TensorPlan, own: Any) -> Tensor:
 
 def _compare_integers(x: Tensor, centered: Tensor, params: QuantParams) -> Difference:
     low, high = params.quant_min - int(params.zero_point[0]), params.quant_max - int(params.zero_point[0])
-    position = x / torch.tensor(params.scale, dtype=torch.float32)
+    position = x / _tensor(params.scale)
     # NaN has no code in the file: as far away as can be.
     steps = (position.round().clamp(low, high) - centered).abs().nan_to_num(nan=float(high - low))
     distance = (position.clamp(low, high) - centered).abs().nan_to_num(nan=float(high - low)) - 0.5
@@ -96,7 +96,7 @@ def _compare_indices(x: Tensor, indices: Tensor, table: LookupTable) -> Differen
     position = x / _tensor(arrays.divisor)
     boundaries = torch.from_numpy(arrays.boundaries)
     steps = (torch.searchsorted(boundaries, position.contiguous(), right=True) - indices).abs()
-    ends = torch.tensor([-torch.inf, *arrays.boundaries.tolist(), torch.inf])
+    ends = _tensor([-torch.inf, *arrays.boundaries.tolist(), torch.inf])
     indices = indices.long()
     outside = torch.maximum(ends[indices] - position, position - ends[indices + 1])
     # In steps as wide as those of a grid of as many bits. NaN is as far away as can be.
@@ -109,7 +109,9 @@ def _compare_values(x: Tensor, values: Tensor, quantizer: Any) -> Difference:
     rounding = _ROUNDING * float(finite.abs().max()) if finite.numel() else 0.0
     ours, *around = (in_inference(quantizer, x + shift) for shift in (0.0, -rounding, rounding))
     around = [ours, *around]
-    magnitude = max(float(ours[ours.isfinite()].abs().max()) if ours.isfinite().any() else 0.0, torch.finfo().tiny)
+    magnitude = max(
+        float(ours[ours.isfinite()].abs().max()) if ours.isfinite().any() else 0.0, torch.finfo(torch.float32).tiny
+    )
     same = (ours == values) | (ours.isnan() & values.isnan())
     gap = _gap(ours, values).masked_fill(same, 0.0)
     low, high = torch.stack(around).amin(0), torch.stack(around).amax(0)
@@ -136,4 +138,4 @@ def _difference(steps: Tensor, distance: Tensor) -> Difference:
 
 
 def _tensor(array: npt.NDArray[Any]) -> Tensor:
-    return torch.tensor(array, dtype=torch.float32)
+    return torch.tensor(array, dtype=torch.float32, device="cpu")

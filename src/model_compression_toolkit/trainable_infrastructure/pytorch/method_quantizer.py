@@ -80,7 +80,7 @@ class PytorchMethodQuantizer(ComputesForBackwardHooks, MethodQuantizer, BasePyto
         return {key: _kept_copy(learned[key]) for key in moved}
 
     def _new_variable(self, key: str, learned: Learned, trainable: bool, prefix: str | None, layer: Any) -> Tensor:
-        tensor = torch.tensor(learned.value)
+        tensor = torch_ops.state_tensor(learned.value)
         if trainable:
             self.register_parameter(key, nn.Parameter(tensor))
         else:

@@ -30,7 +30,10 @@ def regularization_loss(model: nn.Module) -> Tensor:
         elif isinstance(module, PytorchActivationQuantizationHolder):
             terms.append(_term(module.activation_holder_quantizer))
     found = [term for term in terms if term is not None]
-    return torch.stack([term.reshape(()) for term in found]).sum() if found else torch.zeros(())
+    if not found:
+        device = next((parameter.device for parameter in model.parameters()), None)
+        return torch.zeros((), dtype=torch.float32, device=device)
+    return torch.stack([term.reshape(()) for term in found]).sum()
 
 
 def _term(quantizer: nn.Module, *weight: Tensor) -> Tensor | None:
