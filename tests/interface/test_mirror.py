@@ -32,6 +32,7 @@ ONLY_PYTORCH_FILES = {
     "native/batch_norm.py",
     "native/histogram.py",
     "native/memory.py",
+    "native/signatures.py",
     "private.py",  # of torch; the Keras wing asks no private part of Keras for how it runs
     "pending.py",  # what compilers of Keras's backends fuse, or store, by themselves
     "recomputation.py",

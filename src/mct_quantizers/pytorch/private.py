@@ -6,18 +6,30 @@ Without one, what it would tell counts as the case that needs more care: operato
 stored tensors in the place of recomputed ones. A release of torch that drops one makes this wing slower, never wrong.
 """
 
+from functools import reduce
 from typing import Any
 
 import torch
-from torch import nn
 
-__all__ = ["has_global_backward_hooks", "may_hook_saved_tensors", "transforms_are_active"]
+__all__ = ["has_global_backward_hooks", "may_hook_saved_tensors", "part", "transforms_are_active"]
+
+
+def part(path: str) -> Any:
+    """What stands at a path in torch; None where nothing does."""
+    return reduce(lambda owner, name: getattr(owner, name, None), path.split("."), torch)
+
+
+# Found once: these are asked at every call of a quantizer.
+_transforms_are_active = part("_C._are_functorch_transforms_active")
+_top_hooks = part("_C._autograd._top_saved_tensors_default_hooks")
+_why_hooks_are_disabled = part("_C._autograd._saved_tensors_hooks_get_disabled_error_message")
+_backward_hooks = part("nn.modules.module._global_backward_hooks")
+_backward_pre_hooks = part("nn.modules.module._global_backward_pre_hooks")
 
 
 def transforms_are_active() -> bool:
     """Whether a transformation of `torch.func` is running; True where torch does not tell."""
-    ask = getattr(torch._C, "_are_functorch_transforms_active", None)
-    return True if ask is None else bool(ask())
+    return _transforms_are_active is None or bool(_transforms_are_active())
 
 
 def may_hook_saved_tensors() -> bool:
@@ -25,14 +37,13 @@ def may_hook_saved_tensors() -> bool:
 
     False where torch does not tell.
     """
-    autograd: Any = getattr(torch._C, "_autograd", None)
-    top = getattr(autograd, "_top_saved_tensors_default_hooks", None)
-    disabled = getattr(autograd, "_saved_tensors_hooks_get_disabled_error_message", None)
-    return top is not None and disabled is not None and disabled() is None and top(True) is None
+    if _top_hooks is None or _why_hooks_are_disabled is None:
+        return False
+    return _why_hooks_are_disabled() is None and _top_hooks(True) is None
 
 
 def has_global_backward_hooks() -> bool:
     """Whether hooks for the backward pass of all modules are registered; True where torch does not tell."""
-    names = ("_global_backward_hooks", "_global_backward_pre_hooks")
-    hooks = [getattr(nn.modules.module, name, None) for name in names]
-    return any(hook is None or len(hook) > 0 for hook in hooks)
+    if _backward_hooks is None or _backward_pre_hooks is None:
+        return True
+    return bool(_backward_hooks or _backward_pre_hooks)

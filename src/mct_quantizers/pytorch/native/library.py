@@ -19,6 +19,8 @@ import threading
 import time
 from pathlib import Path
 
+from mct_quantizers.pytorch.native.signatures import SIGNATURES
+
 _LOGGER = logging.getLogger("mct_quantizers")
 
 SOURCES = sorted(Path(__file__).parent.glob("*.cpp"))
@@ -29,7 +31,7 @@ CACHE = "MCT_QUANTIZERS_CACHE"
 """Environment variable: folder for what is compiled, instead of `~/.cache/mct_quantizers`."""
 
 # No contraction and no fast mathematics: the codes are those of the NumPy reference.
-_FLAGS = (
+FLAGS = (
     "-O3", "-march=native", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-fPIC",
     "-shared", "-std=c++17", "-Wno-psabi",
 )  # fmt: skip
@@ -37,19 +39,6 @@ _PATIENCE = 20.0
 """Seconds that the first call waits for the compiler."""
 _TIMEOUT = 120.0
 """Seconds after which a compiler that works on in the background is stopped."""
-
-_POINTER, _SIZE, _FLOAT, _INT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float, ctypes.c_int
-_SIZES = [_SIZE] * 3
-_SETTINGS = [_FLOAT] * 3 + [_INT]
-_SIGNATURES = {
-    "forward": ([_POINTER] * 4 + _SIZES + _SETTINGS, None),
-    "backward": ([_POINTER] * 6 + [_FLOAT] + _SIZES + _SETTINGS, None),
-    "batch_statistics": ([_POINTER] * 4 + [_FLOAT] + _SIZES + [_INT], None),
-    "normalized_forward": ([_POINTER] * 9 + [_SIZE] + _SIZES + _SETTINGS, None),
-    "normalized_backward": ([_POINTER] * 11 + [_SIZE] + [_POINTER] * 3 + [_FLOAT] + _SIZES + _SETTINGS, None),
-    "extremes": ([_POINTER, _SIZE, _POINTER, _INT], None),
-    "histogram": ([_POINTER, _SIZE, _FLOAT, _FLOAT, _SIZE, _POINTER, _INT], None),
-}
 
 
 @functools.cache
@@ -99,7 +88,7 @@ def _load() -> ctypes.CDLL:
     if not path.is_file():
         _compile(compiler, path)
     library = ctypes.CDLL(str(path))
-    for name, (arguments, result) in _SIGNATURES.items():
+    for name, (arguments, result) in SIGNATURES.items():
         function = getattr(library, name)
         function.argtypes, function.restype = arguments, result
     return library
@@ -121,7 +110,7 @@ def _key(compiler: str) -> str:
     version = _run([compiler, "--version"])
     parts = (
         *(source.read_bytes() for source in SOURCES + HEADERS),
-        " ".join(_FLAGS).encode(),
+        " ".join(FLAGS).encode(),
         version,
         _processor().encode(),
     )
@@ -142,7 +131,7 @@ def _compile(compiler: str, path: Path) -> None:
     start = time.perf_counter()
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         result = Path(folder, path.name)
-        _run([compiler, *_FLAGS, *map(str, SOURCES), "-o", str(result)])
+        _run([compiler, *FLAGS, *map(str, SOURCES), "-o", str(result)])
         # Beside its target, then renamed: another process sees all of it or nothing.
         result.replace(path)
     _LOGGER.debug("compiled %s in %.1f s", path, time.perf_counter() - start)
