@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from mct_quantizers.common import files
+from mct_quantizers.common import files, untrusted
 
 
 def test_writes_with_the_usual_permissions_and_leaves_nothing_else(tmp_path):
@@ -71,9 +71,9 @@ def test_refuses_what_cannot_be_written(tmp_path, monkeypatch):
 
 def test_refuses_what_is_no_file(tmp_path):
     with pytest.raises(IsADirectoryError, match="folder"):
-        files.check_is_file(tmp_path)
+        untrusted.check_is_file(tmp_path)
     with pytest.raises(FileNotFoundError, match="exists"):
-        files.check_is_file(tmp_path / "none")
+        untrusted.check_is_file(tmp_path / "none")
 
 
 def stored(metadata=None):

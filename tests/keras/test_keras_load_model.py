@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import io
 import json
+import os
 import subprocess
 import sys
 import zipfile
@@ -264,7 +265,7 @@ def test_function_without_a_name_of_its_own_cannot_be_saved(tmp_path):
 def test_other_files_are_refused_by_name(saved, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"nowhere\.keras"):
         keras_load_quantized_model(tmp_path / "nowhere.keras")
-    with pytest.raises(FileNotFoundError, match="`filepath` must be a file"):
+    with pytest.raises(IsADirectoryError, match="`filepath` must name a file"):
         keras_load_quantized_model(tmp_path)
     other = tmp_path / "network.h5"
     other.write_bytes(saved.read_bytes())
@@ -329,3 +330,26 @@ def test_interrupted_save_is_seen_when_loading(saved):
     saved.write_bytes(archive.getvalue()[: len(archive.getvalue()) // 2])
     with pytest.raises(ValueError, match=saved.name):
         keras_load_quantized_model(saved)
+
+
+def test_archives_and_arrays_that_grow_are_refused_before_they_are_read(saved, tmp_path):
+    """A config.json and an array of zeros, both compressed to a thousandth."""
+    h5py = pytest.importorskip("h5py")
+    bomb, arrays = tmp_path / "bomb.keras", tmp_path / "model.weights.h5"
+    with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("config.json", b" " * 2**25)
+    with pytest.raises(ValueError, match="which declares 33,554,432 bytes"):
+        keras_load_quantized_model(bomb)
+    with h5py.File(arrays, "w") as file:
+        file.create_dataset("zeros", (2**24,), "f4", fillvalue=0.0, chunks=(2**20,), compression="gzip")[:] = 0
+    with zipfile.ZipFile(bomb, "w") as archive:
+        archive.write(arrays, arrays.name)
+    with pytest.raises(ValueError, match=r"must hold at most .* which declares 67,108,864 bytes"):
+        keras_load_quantized_model(bomb)
+
+
+def test_a_pipe_is_refused(tmp_path):
+    path = tmp_path / "model.keras"
+    os.mkfifo(path)
+    with pytest.raises(OSError, match="must name a regular file"):
+        keras_load_quantized_model(path)

@@ -12,14 +12,16 @@ from typing import Any, BinaryIO
 
 from safetensors import SafetensorError, safe_open
 
+from mct_quantizers.common.untrusted import check_size, parse_json
+
 __all__ = [
     "CHECKSUM_KEY",
     "FORMAT_KEY",
     "FORMAT_VERSION_KEY",
     "FROZEN_FORMAT",
     "UNSEALED",
-    "check_is_file",
     "check_seal",
+    "check_tensor_bytes",
     "check_writable",
     "describe",
     "is_safetensors",
@@ -42,23 +44,6 @@ UNSEALED = "0" * 64
 
 MAX_HEADER_BYTES = 100_000_000
 """Readers of the format refuse a longer header; older versions of the library write it."""
-
-
-def check_is_file(path: Path, name: str = "path") -> None:
-    """Refuse what cannot be opened, with the error that says why.
-
-    Args:
-        path: the file.
-        name: the argument that gave it, for the text of errors.
-
-    Raises:
-        FileNotFoundError: there is nothing at `path`.
-        IsADirectoryError: `path` is a folder.
-    """
-    if path.is_dir():
-        raise IsADirectoryError(f"`{name}` must name a file. Received the folder: {path}")
-    if not path.exists():
-        raise FileNotFoundError(f"`{name}` must name a file that exists. Received: {path}")
 
 
 def check_writable(path: str | Path, name: str = "path") -> Path:
@@ -167,6 +152,22 @@ def read_tensors(path: Path, framework: str) -> dict[str, Any]:
         raise _not_whole(path, error) from error
 
 
+def check_tensor_bytes(path: Path, allowed: int, what: str) -> None:
+    """The tensors of a .safetensors file take not more bytes than what is read from it can need.
+
+    Args:
+        path: the file, in which a header was found.
+        allowed: bytes.
+        what: what sets the limit, for the text of the error.
+
+    Raises:
+        ValueError: they take more.
+    """
+    with path.open("rb") as file:
+        header = int.from_bytes(file.read(8), "little")
+    check_size(path, header + allowed, what)
+
+
 def reproducible(content: bytes) -> bytes:
     """The same .safetensors file with its metadata in a fixed order: the library writes them in another every time.
 
@@ -174,7 +175,7 @@ def reproducible(content: bytes) -> bytes:
         ValueError: the header is longer than the format allows.
     """
     start = _start_of_tensors(content)
-    header = json.loads(content[8:start])
+    header = parse_json(content[8:start])
     header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
     text = json.dumps(header, separators=(",", ":")).encode()
     # Tensors start at a multiple of eight.

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Self, TypeVar
 
+from mct_quantizers.common.untrusted import parse_json
 from mct_quantizers.common.wrapped_weights import WeightKey
 
-__all__ = ["LayerKind", "SavedLayer", "SavedModel", "SavedQuantizer", "TensorKind", "check_plain", "parse_json"]
+__all__ = ["LayerKind", "SavedLayer", "SavedModel", "SavedQuantizer", "TensorKind", "check_plain"]
 
 Value = TypeVar("Value")
 
@@ -144,18 +145,6 @@ class SavedModel:
         if len(set(paths)) != len(paths):
             raise ValueError(f"Each path must stand once. Received: {sorted(paths)}")
         return cls(layers, shared)
-
-
-def parse_json(text: str) -> Any:
-    """The value that a text stands for.
-
-    Raises:
-        ValueError: the text is no JSON, or nested too deeply.
-    """
-    try:
-        return json.loads(text)
-    except RecursionError as error:
-        raise ValueError("The JSON is nested too deeply") from error
 
 
 def check_plain(name: str, value: Any) -> None:

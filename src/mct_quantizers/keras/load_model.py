@@ -2,14 +2,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Loads quantized Keras models; nothing in a file is executed."""
 
-import json
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import h5py
 import keras
 
+from mct_quantizers.common.untrusted import check_archive, check_expansion, check_is_file, parse_json
 from mct_quantizers.keras.metadata import METADATA_FILE, keep_metadata
 from mct_quantizers.keras.quantizers.base import quantizer_classes
 
@@ -42,14 +43,15 @@ def keras_load_quantized_model(
     path = Path(filepath)
     if options is not None:
         raise ValueError(f"`options` must be None: Keras 3 has no loading options. Received: options={options!r}")
-    if not path.is_file():
-        raise FileNotFoundError(f"`filepath` must be a file. Received: {str(path)!r}")
+    check_is_file(path, "filepath")
     if path.suffix != ".keras" or not zipfile.is_zipfile(path):
         raise ValueError(
             "`filepath` must be a file in Keras 3's format, ending with '.keras'. "
             f"Received: {str(path)!r}. Load a .h5 file with keras.saving.load_model and save it as .keras."
         )
     try:
+        check_archive(path)
+        _check_weights(path)
         objects = {**quantizer_classes(), **(custom_objects or {})}
         model = keras.saving.load_model(path, custom_objects=objects, compile=compile, safe_mode=True)
         metadata = _metadata_of(path)
@@ -61,6 +63,22 @@ def keras_load_quantized_model(
     return model
 
 
+def _check_weights(path: Path) -> None:
+    """The arrays of an archive do not hold many times more than its own bytes."""
+    with zipfile.ZipFile(path) as archive:
+        for entry in archive.infolist():
+            if not entry.filename.endswith(".h5"):
+                continue
+            declared: list[int] = []
+            with archive.open(entry) as stored, h5py.File(stored, "r") as weights:
+                weights.visititems(
+                    lambda _, item, sizes=declared: (
+                        sizes.append(item.nbytes) if isinstance(item, h5py.Dataset) else None
+                    )
+                )
+            check_expansion(entry.filename, entry.file_size, sum(declared))
+
+
 def _metadata_of(path: Path) -> dict[str, Any] | None:
     with zipfile.ZipFile(path) as archive:
         found = [name for name in archive.namelist() if name.rpartition("/")[2] == METADATA_FILE]
@@ -68,7 +86,7 @@ def _metadata_of(path: Path) -> dict[str, Any] | None:
             return None
         if len(found) > 1:
             raise ValueError(f"Expected one {METADATA_FILE} in the archive. Received: {found}")
-        metadata = json.loads(archive.read(found[0]))
+        metadata = parse_json(archive.read(found[0]))
     if not isinstance(metadata, dict):
         raise TypeError(f"Expected an object in {METADATA_FILE}. Received: {type(metadata).__name__}")
     return metadata

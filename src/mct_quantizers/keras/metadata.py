@@ -11,6 +11,7 @@ import keras
 
 from mct_quantizers.common.constants import FRAMEWORK_VERSION
 from mct_quantizers.common.metadata import verify_and_init_metadata
+from mct_quantizers.common.untrusted import parse_json
 from mct_quantizers.keras.quantizers.base import PACKAGE
 
 __all__ = ["METADATA_FILE", "MetadataLayer", "ModelWithMetadata", "add_metadata", "get_metadata", "keep_metadata"]
@@ -46,7 +47,7 @@ class MetadataLayer(keras.layers.Layer):
 
     def load_assets(self, dir_path: str) -> None:
         """Read what `save_assets` wrote; Keras calls it."""
-        self.metadata = json.loads(Path(dir_path, METADATA_FILE).read_text(encoding="utf-8"))
+        self.metadata = parse_json(Path(dir_path, METADATA_FILE).read_text(encoding="utf-8"))
 
 
 @keras.saving.register_keras_serializable(PACKAGE)

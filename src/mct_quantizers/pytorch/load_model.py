@@ -17,9 +17,10 @@ from torch import nn
 from mct_quantizers._version import __version__
 from mct_quantizers.common import files
 from mct_quantizers.common.constants import MCTQ_VERSION
-from mct_quantizers.common.saved_model import SavedModel, check_plain, parse_json
+from mct_quantizers.common.saved_model import SavedModel, check_plain
+from mct_quantizers.common.untrusted import check_is_file, parse_json, shortened
 from mct_quantizers.common.validation import checked_bool
-from mct_quantizers.pytorch.model_description import describe_layers, stored_state
+from mct_quantizers.pytorch.model_description import describe_layers, max_state_bytes, stored_state
 from mct_quantizers.pytorch.model_rebuild import rebuild
 
 __all__ = ["pytorch_load_quantized_model", "pytorch_save_quantized_model"]
@@ -104,7 +105,7 @@ def pytorch_load_quantized_model(
     """
     path = _checked_path(filepath)
     weights_only = checked_bool("weights_only", weights_only)
-    files.check_is_file(path, "filepath")
+    check_is_file(path, "filepath")
     if not files.is_safetensors(path):
         if weights_only:
             raise ValueError(
@@ -115,18 +116,18 @@ def pytorch_load_quantized_model(
             )
         return _load_pickled(path, model, kwargs)
     device = _device_of(**kwargs)
-    saved, metadata = _read(path)
+    saved, metadata = _read(path, model)
     architecture = _checked_module(model)
     try:
         rebuilt = rebuild(architecture, saved, files.read_tensors(path, "pt"))
         if metadata is not None:
             _set_metadata(rebuilt, metadata)
     except ValueError as error:
-        raise ValueError(f"The file {path} cannot be loaded: {error}") from error
+        raise ValueError(f"The file {path} cannot be loaded: {shortened(error)}") from error
     return rebuilt.eval() if device is None else rebuilt.eval().to(device)
 
 
-def _read(path: Path) -> tuple[SavedModel, dict[str, Any] | None]:
+def _read(path: Path, model: nn.Module | None) -> tuple[SavedModel, dict[str, Any] | None]:
     """What a file says besides its tensors: the quantizers, and the metadata of the model."""
     metadata = files.read_metadata(path)
     file_format, version = metadata.get(files.FORMAT_KEY), metadata.get(files.FORMAT_VERSION_KEY)
@@ -141,12 +142,13 @@ def _read(path: Path) -> tuple[SavedModel, dict[str, Any] | None]:
             f"Expected version {FORMAT_VERSION} of the format. Received: {path} with version {version!r}, "
             f"written by version {metadata.get(MCTQ_VERSION)!r} of the package; this is {__version__!r}"
         )
+    files.check_tensor_bytes(path, max_state_bytes(_checked_module(model)), "`model`")
     files.check_seal(path, metadata.get(files.CHECKSUM_KEY))
     try:
         saved = SavedModel.from_json(metadata.get(QUANTIZERS_KEY, ""))
         model_metadata = parse_json(metadata[METADATA_KEY]) if METADATA_KEY in metadata else None
     except ValueError as error:
-        raise ValueError(f"The metadata of {path} are damaged: {error}") from error
+        raise ValueError(f"The metadata of {path} are damaged: {shortened(error)}") from error
     if not isinstance(model_metadata, dict | None):
         raise ValueError(f"The metadata of {path} are damaged: `{METADATA_KEY}` must be an object")
     return saved, model_metadata

@@ -106,6 +106,13 @@ def stored_state(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
     return tensors, shared
 
 
+def max_state_bytes(model: nn.Module) -> int:
+    """Bytes that the state of a quantized model can take at most, from its float architecture."""
+    # Per channel there are as many scales as a weight has slices; a table has at most 65,536 levels.
+    state: int = sum(tensor.nbytes for tensor in model.state_dict().values())
+    return 2 * state + 2**19 * len(list(model.modules()))
+
+
 def plain_tensor(key: str, value: object) -> Tensor:
     """A contiguous copy on the CPU of an entry of a state.
 

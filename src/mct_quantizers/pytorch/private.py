@@ -6,7 +6,6 @@ Without one, what it would tell counts as the case that needs more care: operato
 stored tensors in the place of recomputed ones. A release of torch that drops one makes this wing slower, never wrong.
 """
 
-from functools import reduce
 from typing import Any
 
 import torch
@@ -16,7 +15,10 @@ __all__ = ["has_global_backward_hooks", "may_hook_saved_tensors", "part", "trans
 
 def part(path: str) -> Any:
     """What stands at a path in torch; None where nothing does."""
-    return reduce(lambda owner, name: getattr(owner, name, None), path.split("."), torch)
+    found: Any = torch
+    for name in path.split("."):
+        found = getattr(found, name, None)
+    return found
 
 
 # Found once: these are asked at every call of a quantizer.

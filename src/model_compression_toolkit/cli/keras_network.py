@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
+from mct_quantizers.common.untrusted import check_archive, check_is_file
 from model_compression_toolkit.core.common.batches import checked_array
 from model_compression_toolkit.core.keras.capture import run_model
 from model_compression_toolkit.core.keras.data import batches_of
@@ -25,9 +26,9 @@ def load_network(path: str, weights: Path | None) -> keras.Model:
     """
     if weights is not None:
         raise ValueError(f"`--weights` must not be given with a .keras file, which has weights. Received: {weights}")
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"`--model` must name a file. Received: {path}, which does not exist")
+    check_is_file(Path(path), "--model")
     try:
+        check_archive(Path(path))
         return keras.saving.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # damage shows in as many ways as a file has parts
         advice = ""

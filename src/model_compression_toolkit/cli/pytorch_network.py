@@ -13,6 +13,9 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from mct_quantizers.common.files import check_tensor_bytes
+from mct_quantizers.common.untrusted import check_is_file
+from mct_quantizers.pytorch.model_description import max_state_bytes
 from model_compression_toolkit.core.pytorch.data import as_tensor, batches_of
 
 Array = npt.NDArray[Any]
@@ -70,6 +73,8 @@ def classes(network: Any, inputs: Array) -> Array:
 
 
 def _load_weights(network: Any, path: Path) -> None:
+    check_is_file(path, "--weights")
+    check_tensor_bytes(path, max_state_bytes(network), "the network")
     try:
         state = load_file(path)
     except SafetensorError as error:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from mct_quantizers.common.untrusted import check_is_file
 from model_compression_toolkit.core.common.quantization_config import QuantizationConfig
 
 Array = npt.NDArray[Any]
@@ -68,6 +69,7 @@ def load_data(path: Path) -> tuple[Array, Array | None]:
 
 
 def _load_arrays(path: Path) -> tuple[Array, Array | None]:
+    check_is_file(path, "--data")
     try:
         with path.open("rb") as file:
             loaded = np.load(file, allow_pickle=False)

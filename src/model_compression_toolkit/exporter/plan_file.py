@@ -5,7 +5,7 @@
 from pathlib import Path
 
 from mct_quantizers._lazy import import_optional
-from mct_quantizers.common.files import check_is_file
+from mct_quantizers.common.untrusted import check_is_file, check_size
 from model_compression_toolkit.core.common.quantization_plan import QuantizationPlan
 from model_compression_toolkit.exporter.common.format import ExportFormat, format_of
 from model_compression_toolkit.exporter.common.inspect import (
@@ -16,6 +16,8 @@ from model_compression_toolkit.exporter.common.inspect import (
 )
 
 __all__ = ["read_plan"]
+
+_MAX_ONNX_BYTES = 2**31
 
 
 def read_plan(path: str | Path) -> tuple[QuantizationPlan, FileInfo]:
@@ -39,6 +41,7 @@ def read_plan(path: str | Path) -> tuple[QuantizationPlan, FileInfo]:
 def _onnx_metadata(path: Path) -> dict[str, str]:
     onnx = import_optional("onnx", needed_by="read_plan")
     check_is_file(path)
+    check_size(path, _MAX_ONNX_BYTES, "a file that protobuf can hold")
     try:
         model = onnx.load(path, load_external_data=False)
     except OSError:

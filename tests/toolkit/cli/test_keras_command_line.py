@@ -66,7 +66,7 @@ def lambda_file(folder):
 @pytest.mark.parametrize(
     "arguments, text",
     [
-        (quantize("none.keras"), "`--model` must name a file. Received: none.keras, which does not exist"),
+        (quantize("none.keras"), "`--model` must name a file that exists. Received: none.keras"),
         (quantize("damaged.keras"), "`--model` must be a .keras file that loads in safe mode"),
         (quantize("lambda.keras"), "Replace Lambda layers by keras.ops functions"),
         ((*quantize("float.keras"), "--weights", "data.npz"), "`--weights` must not be given with a .keras file"),

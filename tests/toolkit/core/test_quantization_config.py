@@ -146,7 +146,7 @@ BAD_RULES = [
     ({"name": "a", "weight_bits": "4"}, TypeError, "`weight_bits`.*'4'"),
     ({"name": "a", "activation_bits": 17}, ValueError, "`activation_bits`.*17"),
     ({"name": "a", "activation_bits": True}, TypeError, "`activation_bits`.*True"),
-    ({"name": "a", "quantize": 0}, TypeError, "`quantize`.*quantize=0"),
+    ({"name": "a", "quantize": 2}, TypeError, "`quantize`.*quantize=2"),
 ]
 BAD_CONFIGS = [
     ({"weights": 8}, TypeError, "`weights`.*weights=8"),
@@ -160,8 +160,8 @@ BAD_CONFIGS = [
     ({"rules": Rule(name="a", quantize=False)}, TypeError, "`rules`.*Rule"),
     ({"rules": ["conv"]}, TypeError, "`rules`.*'conv'"),
     ({"filter": "conv"}, TypeError, "`filter`.*'conv'"),
-    ({"fuse_additions": 0}, TypeError, "`fuse_additions`.*fuse_additions=0"),
-    ({"quantize_output": 1}, TypeError, "`quantize_output`.*quantize_output=1"),
+    ({"fuse_additions": 2}, TypeError, "`fuse_additions`.*fuse_additions=2"),
+    ({"quantize_output": 2}, TypeError, "`quantize_output`.*quantize_output=2"),
     ({"batch_norm": "keep"}, ValueError, "`batch_norm`.*batch_norm='keep'"),
     ({"batch_norm": True}, ValueError, "`batch_norm`.*batch_norm=True"),
     ({"capture": "trace"}, ValueError, "`capture`.*capture='trace'"),

@@ -3,7 +3,6 @@
 """What the user asks for: frozen values, checked when they are made, JSON and back."""
 
 import dataclasses
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from typing import Any, Self
 
 from mct_quantizers.common.quant_info import QuantizationMethod
 from mct_quantizers.common.quant_params import Granularity
+from mct_quantizers.common.untrusted import check_is_file, parse_json
 from mct_quantizers.common.validation import checked_bool, checked_num_bits
 
 GRID_METHODS = (QuantizationMethod.POWER_OF_TWO, QuantizationMethod.SYMMETRIC, QuantizationMethod.UNIFORM)
@@ -130,7 +130,7 @@ class Rule:
     quantize: bool = True
 
     def __post_init__(self) -> None:
-        checked_bool("quantize", self.quantize)
+        object.__setattr__(self, "quantize", checked_bool("quantize", self.quantize))
         if self.name is None and self.type is None:
             raise ValueError("A `Rule` must have a filter: give `name` or `type`. Received: neither")
         if self.quantize and self.weight_bits is None and self.activation_bits is None:
@@ -145,7 +145,7 @@ class Rule:
                 checked_num_bits(getattr(self, field_name), field_name)
         try:
             re.compile(self.name or "")
-        except re.error as error:
+        except (re.error, OverflowError, RecursionError) as error:
             raise ValueError(f"`name` must be a regular expression. Received: {self.name!r} ({error})") from error
 
     def matches(self, name: str, type_name: str) -> bool:
@@ -206,7 +206,7 @@ class QuantizationConfig:
         if self.filter is not None and not callable(self.filter):
             raise TypeError(f"`filter` must be a function of a layer's name and type. Received: {self.filter!r}")
         for name in ("quantize_output", "fuse_additions"):
-            checked_bool(name, getattr(self, name))
+            object.__setattr__(self, name, checked_bool(name, getattr(self, name)))
         if not isinstance(self.rules, (tuple, list)):
             raise TypeError(f"`rules` must be a list of Rule objects. Received: rules={self.rules!r}")
         object.__setattr__(self, "rules", tuple(self.rules))
@@ -280,8 +280,9 @@ class QuantizationConfig:
             ValueError: the file is no JSON, or no configuration.
         """
         try:
-            values = json.loads(Path(path).read_text(encoding="utf-8"))
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            check_is_file(Path(path))
+            values = parse_json(Path(path).read_text(encoding="utf-8"))
+        except ValueError as error:
             raise ValueError(f"Expected a JSON file. Received: {path} ({error})") from error
         if not isinstance(values, dict):
             raise ValueError(f"Expected a JSON object with fields of {cls.__name__}. Received: {path}")

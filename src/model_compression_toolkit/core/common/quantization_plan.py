@@ -252,6 +252,7 @@ def _tensor_from_dict(values: Mapping[str, Any]) -> TensorPlan:
     if not all(isinstance(length, int) for length in site["shape"]):
         raise TypeError(f"`shape` must be integers. Received: {site['shape']!r}")
     site["shape"] = tuple(site["shape"])
+    _check_count(site["shape"], values["params"])
     config, params = values["config"], values["params"]
     return TensorPlan(
         TensorSite(**site),
@@ -259,6 +260,16 @@ def _tensor_from_dict(values: Mapping[str, Any]) -> TensorPlan:
         _params_from_dict(params),
         values["reason"],
     )
+
+
+def _check_count(shape: tuple[int, ...], params: Any) -> None:
+    """Before they are read one by one: there are not more scales or thresholds than a tensor has elements."""
+    for name in ("scale", "zero_point", "threshold"):
+        numbers = params.get(name) if isinstance(params, Mapping) else None
+        if isinstance(numbers, list) and len(numbers) > max(1, *shape):
+            raise ValueError(
+                f"`{name}` must hold at most one number for each channel of shape {shape}. Received: {len(numbers)}"
+            )
 
 
 def _params_from_dict(values: Mapping[str, Any] | None) -> FrozenParams | None:

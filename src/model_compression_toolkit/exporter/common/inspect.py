@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from mct_quantizers._version import __version__
-from mct_quantizers.common.files import FORMAT_KEY, FORMAT_VERSION_KEY, FROZEN_FORMAT, check_is_file, read_metadata
+from mct_quantizers.common.files import FORMAT_KEY, FORMAT_VERSION_KEY, FROZEN_FORMAT, read_metadata
+from mct_quantizers.common.untrusted import check_is_file, parse_json, shortened
 from model_compression_toolkit.core.common.quantization_plan import QuantizationPlan
 from model_compression_toolkit.exporter.common.format import ExportFormat
 
@@ -64,9 +65,9 @@ def plan_of_metadata(metadata: Mapping[str, str], path: Path) -> QuantizationPla
     if PLAN_KEY not in metadata:
         raise ValueError(f"Expected a file with a quantization plan. Received: {path}, which has none")
     try:
-        return QuantizationPlan.from_dict(json.loads(metadata[PLAN_KEY]))
+        return QuantizationPlan.from_dict(parse_json(metadata[PLAN_KEY]))
     except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
-        raise ValueError(f"The quantization plan in {path} is damaged: {error}") from error
+        raise ValueError(f"The quantization plan in {path} is damaged: {shortened(error)}") from error
 
 
 def info_of(path: Path, file_format: ExportFormat, metadata: Mapping[str, str]) -> FileInfo:

@@ -13,6 +13,7 @@ from mct_quantizers.common.files import (
     FORMAT_KEY,
     FORMAT_VERSION_KEY,
     FROZEN_FORMAT,
+    check_tensor_bytes,
     check_writable,
     read_tensors,
     reproducible,
@@ -20,7 +21,8 @@ from mct_quantizers.common.files import (
 )
 from mct_quantizers.common.quant_info import QuantizationTarget
 from mct_quantizers.common.quant_params import IntArray
-from mct_quantizers.pytorch.model_description import plain_tensor
+from mct_quantizers.common.untrusted import parse_json
+from mct_quantizers.pytorch.model_description import max_state_bytes, plain_tensor
 from model_compression_toolkit.core.common.quantization_plan import QuantizationPlan
 from model_compression_toolkit.core.pytorch.surgery import quantizer_of
 from model_compression_toolkit.exporter.common.format import ExportFormat, format_of
@@ -109,6 +111,7 @@ def load_frozen(path: str | Path, model: nn.Module) -> nn.Module:
     metadata = safetensors_metadata(path)
     plan = plan_of_metadata(metadata, path)
     rebuilt = rebuild(model, plan, path)
+    check_tensor_bytes(path, max_state_bytes(rebuilt), "`model`")
     _fill(rebuilt, plan, read_tensors(path, "pt"), _dtypes_of(metadata, path), path)
     return rebuilt
 
@@ -169,7 +172,7 @@ def _fill(
 
 def _dtypes_of(metadata: dict[str, str], path: Path) -> dict[str, str]:
     try:
-        dtypes = json.loads(metadata[DTYPES_KEY])
+        dtypes = parse_json(metadata[DTYPES_KEY])
     except (KeyError, ValueError, RecursionError) as error:
         raise ValueError(f"The metadata of {path} are damaged: {error}") from error
     if not isinstance(dtypes, dict):

@@ -5,6 +5,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
@@ -96,7 +97,7 @@ def _compare_indices(x: Tensor, indices: Tensor, table: LookupTable) -> Differen
     position = x / _tensor(arrays.divisor)
     boundaries = torch.from_numpy(arrays.boundaries)
     steps = (torch.searchsorted(boundaries, position.contiguous(), right=True) - indices).abs()
-    ends = _tensor([-torch.inf, *arrays.boundaries.tolist(), torch.inf])
+    ends = _tensor(np.array([-np.inf, *arrays.boundaries, np.inf]))
     indices = indices.long()
     outside = torch.maximum(ends[indices] - position, position - ends[indices + 1])
     # In steps as wide as those of a grid of as many bits. NaN is as far away as can be.
