@@ -15,7 +15,7 @@ from keras_models import ZOO, built, random
 
 from mct_quantizers.keras.activation_quantization_holder import KerasActivationQuantizationHolder
 from mct_quantizers.keras.quantize_wrapper import KerasQuantizationWrapper
-from model_compression_toolkit.core.common.operation_graph import Kind
+from model_compression_toolkit.core.common.operation import Kind
 from model_compression_toolkit.core.common.quantization_config import QuantizationConfig, Rule
 from model_compression_toolkit.core.keras.operators import kind_of
 from model_compression_toolkit.core.keras.reading import graph_of

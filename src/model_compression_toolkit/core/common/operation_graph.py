@@ -2,68 +2,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """A model of any framework as a graph of operations: which tensors are quantized, and why the others are not."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from enum import Enum, auto
+from collections.abc import Iterable, Iterator
 
 from mct_quantizers.common.quant_info import QuantizationTarget
+from model_compression_toolkit.core.common.exact_tensors import exact_tensors
+from model_compression_toolkit.core.common.masked_tensors import masked_tensors
+from model_compression_toolkit.core.common.operation import Kind, Operation
 from model_compression_toolkit.core.common.quantization_config import QuantizationConfig
 from model_compression_toolkit.core.common.quantization_plan import TensorSite
 
-
-class Kind(Enum):
-    """The part an operation plays."""
-
-    WEIGHTED = auto()
-    """A layer with a weight that can be quantized."""
-    COMPUTE = auto()
-    """A product of two tensors: accumulates in a wide integer."""
-    ADD = auto()
-    """An addition: can take in the accumulator of a product."""
-    BATCH_NORM = auto()
-    """An affine map of each channel in evaluation."""
-    ACTIVATION = auto()
-    """A function of one element, computed on the accumulator."""
-    PRESERVING = auto()
-    """Only moves or selects values: a quantized tensor stays on its grid."""
-    OTHER = auto()
-    """Anything else that makes new values."""
-
-
 _FUSING = (Kind.WEIGHTED, Kind.COMPUTE, Kind.ADD, Kind.BATCH_NORM)
-
-
-@dataclass(eq=False, slots=True)
-class Operation:
-    """One call of a layer or function, or an input or the output of the model.
-
-    Attributes:
-        layer: the name that plans use.
-        kind: the part it plays.
-        type: class of the layer or name of the function.
-        sources: the operations whose results it takes, in the order of its arguments, each once.
-        shape: of its result for one batch; None where that is no floating-point tensor.
-        users: the operations that take its result, each once.
-        is_input: whether it is an input of the model.
-        is_output: whether it stands for the model's outputs.
-        is_lookup: whether it only picks rows of a weight.
-        has_activation: whether the layer applies an activation function of its own to its product.
-    """
-
-    layer: str
-    kind: Kind
-    type: str
-    sources: Sequence["Operation"] = ()
-    shape: tuple[int, ...] | None = None
-    users: list["Operation"] = field(default_factory=list)
-    is_input: bool = False
-    is_output: bool = False
-    is_lookup: bool = False
-    has_activation: bool = False
-
-    def __post_init__(self) -> None:
-        for source in self.sources:
-            source.users.append(self)
 
 
 class OperationGraph:
@@ -71,6 +19,7 @@ class OperationGraph:
 
     Every floating-point tensor that an operation makes is a site, except where an integer runtime keeps it in the wide
     accumulator: a product before its batch norm, an activation function after either, and one operand of an addition.
+    What has to keep its values stays in float too: divisors, indices, masks; see `exact_tensors`, `masked_tensors`.
 
     Args:
         operations: all operations, in the order of execution.
@@ -78,15 +27,23 @@ class OperationGraph:
 
     def __init__(self, operations: Iterable[Operation]) -> None:
         self.operations = list(operations)
+        masked = masked_tensors(self.operations)
+        self._masked = masked.results
+        self._exact = exact_tensors(self.operations, masked.masks)
         self.fused = self._fused_into()
         self.end_layers, self._feeding_ends = self._first_and_last()
 
     def activation_site(self, operation: Operation, config: QuantizationConfig) -> TensorSite:
         """The result of an operation that has a shape."""
         reason, taker = "", self.fused.get(operation)
-        if taker is not None and (config.fuse_additions or taker.kind is not Kind.ADD):
+        has_own_grid = operation.kind is not Kind.PRESERVING or self._leaves_float(operation)
+        if operation in self._exact:
+            reason = self._exact[operation].value
+        elif operation in self._masked:
+            reason = self._masked[operation]
+        elif taker is not None and (config.fuse_additions or taker.kind is not Kind.ADD):
             reason = f"fused into {taker.layer}: stays in the accumulator"
-        elif operation.kind is Kind.PRESERVING:
+        elif not has_own_grid:
             reason = "keeps the grid of its input"
         elif operation.is_lookup:
             reason = "its rows come from the weight"
@@ -94,7 +51,17 @@ class OperationGraph:
             reason = "its value is not used"
         elif all(user.is_output for user in operation.users) and not config.quantize_output:
             reason = "an output of the model (quantize_output=False)"
-        return output_site(operation, reason, operation in self._feeding_ends)
+        # A tensor that only moves values, and has a grid of its own, feeds what it comes from feeds.
+        feeding = list(_feeding(operation)) if has_own_grid and operation.kind is Kind.PRESERVING else [operation]
+        return output_site(operation, reason, not self._feeding_ends.isdisjoint(feeding))
+
+    def _leaves_float(self, operation: Operation) -> bool:
+        """Whether values that stay in float for other readers go from here to those that need a grid."""
+        return any(
+            source in self._exact
+            or (source.kind is Kind.PRESERVING and source.shape is None and self._leaves_float(source))
+            for source in operation.sources
+        )
 
     def _fused_into(self) -> dict[Operation, Operation]:
         """The operation that takes each fused tensor in."""
@@ -110,7 +77,7 @@ class OperationGraph:
             ]
             if operation.kind in (Kind.ACTIVATION, Kind.BATCH_NORM):
                 fused.update({source: operation for source in candidates})
-            elif operation.kind is Kind.ADD and len(operation.sources) > 1:
+            elif operation.kind is Kind.ADD and len(operation.sources) > 1 and operation not in self._masked:
                 # One operand can be the accumulator; the other is read from memory. The latest is the natural one.
                 products = [source for source in candidates if source.kind is not Kind.ADD]
                 fused.update({source: operation for source in products[-1:]})

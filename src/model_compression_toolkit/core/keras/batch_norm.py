@@ -10,7 +10,7 @@ from keras import layers
 
 from mct_quantizers.common.quant_params import FloatArray
 from mct_quantizers.keras.ops import as_tensor
-from model_compression_toolkit.core.common.operation_graph import Kind
+from model_compression_toolkit.core.common.operation import Kind
 from model_compression_toolkit.core.keras.graph import Graph
 from model_compression_toolkit.core.keras.operators import (
     has_activation,

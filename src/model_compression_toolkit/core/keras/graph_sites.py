@@ -8,9 +8,11 @@ from typing import Any
 import keras
 
 from mct_quantizers.common.quant_info import QuantizationTarget
-from model_compression_toolkit.core.common.operation_graph import Kind, Operation, OperationGraph, float_weight_site
+from model_compression_toolkit.core.common.operation import Kind, Operation
+from model_compression_toolkit.core.common.operation_graph import OperationGraph, float_weight_site
 from model_compression_toolkit.core.common.quantization_config import QuantizationConfig
 from model_compression_toolkit.core.common.quantization_plan import TensorSite
+from model_compression_toolkit.core.keras.exact_arguments import readings_of_call, traits_of_call
 from model_compression_toolkit.core.keras.graph import Call, Graph, Value
 from model_compression_toolkit.core.keras.operators import (
     has_activation,
@@ -65,6 +67,8 @@ class GraphSites:
             shape=self._shapes.get(call.outputs[0]) if len(call.outputs) == 1 else None,
             is_lookup=isinstance(call.operation, keras.layers.Embedding),
             has_activation=has_activation(call.operation),
+            readings={self._results[value]: way for value, way in readings_of_call(call).items()},
+            traits=traits_of_call(call),
         )
         if len(call.outputs) == 1:
             self._add(call, operation, call.outputs[0])

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 from keras import layers
 
-from model_compression_toolkit.core.common.operation_graph import Kind
+from model_compression_toolkit.core.common.operation import Kind
 from model_compression_toolkit.core.keras.graph import Call
 
 # The weights of each layer, with the axis of their output channels.

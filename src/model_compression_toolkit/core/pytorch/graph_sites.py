@@ -10,18 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from model_compression_toolkit.core.common.operation_graph import (
-    Kind,
-    Operation,
-    OperationGraph,
-    float_weight_site,
-    output_site,
-)
+from model_compression_toolkit.core.common.operation import Kind, Operation
+from model_compression_toolkit.core.common.operation_graph import OperationGraph, float_weight_site, output_site
 from model_compression_toolkit.core.common.quantization_config import QuantizationConfig
 from model_compression_toolkit.core.common.quantization_plan import TensorSite
 from model_compression_toolkit.core.pytorch.batch_norm import LiveBatchNorm, can_fold
 from model_compression_toolkit.core.pytorch.capture import Captured
 from model_compression_toolkit.core.pytorch.data import Batch, clone_batch
+from model_compression_toolkit.core.pytorch.exact_arguments import readings_of_node, traits_of_node
 from model_compression_toolkit.core.pytorch.operators import kind_of_node, type_of_node
 from model_compression_toolkit.core.pytorch.weight_sites import weight_problem, weight_site
 
@@ -125,6 +121,8 @@ class GraphSites:
             is_input=node.op == "placeholder",
             is_output=node.op == "output",
             is_lookup=isinstance(self._module(node), nn.Embedding),
+            readings={self.operations[item]: way for item, way in readings_of_node(node, self.root).items()},
+            traits=traits_of_node(node, self.root),
         )
 
     def _float_weights(self, node: fx.Node) -> Iterator[TensorSite]:

@@ -10,7 +10,7 @@ import torch
 from torch import fx, nn
 from torch.nn import functional
 
-from model_compression_toolkit.core.common.operation_graph import Kind
+from model_compression_toolkit.core.common.operation import Kind
 
 # The axis of the output channels of each layer's weight.
 WEIGHT_AXES: dict[type[nn.Module], int] = {

@@ -19,7 +19,7 @@ from mct_quantizers.pytorch.activation_quantization_holder import PytorchActivat
 from mct_quantizers.pytorch.attribute_forwarding import ForwardsAttributes
 from mct_quantizers.pytorch.pending import ReLU6BeforeQuantization, ReLUBeforeQuantization
 from mct_quantizers.pytorch.quantize_wrapper import PytorchQuantizationWrapper
-from model_compression_toolkit.core.common.operation_graph import Kind
+from model_compression_toolkit.core.common.operation import Kind
 from model_compression_toolkit.core.common.quantization_config import CaptureMode
 from model_compression_toolkit.core.common.quantization_plan import FrozenParams, QuantizationPlan, TensorPlan
 from model_compression_toolkit.core.pytorch.batch_norm import (
