@@ -8,6 +8,7 @@ from model_compression_toolkit.core.common.masked_tensors import computed_tensor
 from model_compression_toolkit.core.common.operation import Kind, Operation, Reading, Trait
 
 _SIZES = (Reading.DIVISOR, Reading.ROOT, Reading.NORMALIZED)
+_VALUES = (Reading.INDEX, Reading.INTEGER, Reading.EQUALITY)
 _PRODUCTS = (Kind.WEIGHTED, Kind.COMPUTE)
 
 
@@ -15,7 +16,7 @@ def exact_tensors(operations: Sequence[Operation], masks: Iterable[Operation] = 
     """The operations whose results stay in float, and what reads them.
 
     A reading that needs the values reaches back through what only moves values; one that divides, also through what
-    computes a length or a deviation; a mask, through all that it is made of.
+    computes a length or a deviation; an index, through products with numbers; a mask, through all that it is made of.
 
     Args:
         operations: all operations, in the order of execution.
@@ -75,7 +76,8 @@ class _Search:
             return True
         if reading is Reading.MASK:
             return operation not in self._computed
-        return reading in _SIZES and Trait.SIZE in operation.traits and len(operation.sources) == 1
+        passed = Trait.SIZE if reading in _SIZES else Trait.STEP if reading in _VALUES else Trait.NONE
+        return bool(passed & operation.traits) and len(operation.sources) == 1
 
     def _is_no_mask(self, operation: Operation) -> bool:
         """Whether a tensor on the way to a mask is learned from, too: an input of a layer or of a product."""
