@@ -9,6 +9,7 @@ from torch import Tensor
 from mct_quantizers.common.constants import ACTIVATION_HOLDER_QUANTIZER
 from mct_quantizers.common.quantizer_dispatch import checked_holder_quantizer, inferable_of, takes_training
 from mct_quantizers.common.validation import checked_bool
+from mct_quantizers.pytorch.fast_paths import refuse_fast_paths
 from mct_quantizers.pytorch.parameter_creation import CreatesParameters
 from mct_quantizers.pytorch.pending import ComputesForBackwardHooks, computed
 
@@ -28,6 +29,7 @@ class PytorchActivationQuantizationHolder(ComputesForBackwardHooks, CreatesParam
     def __init__(self, activation_holder_quantizer: Any, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.set_quantizer(activation_holder_quantizer)
+        refuse_fast_paths(self)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Quantized `inputs`: same shape and dtype."""

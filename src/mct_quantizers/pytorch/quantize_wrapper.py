@@ -21,6 +21,7 @@ from mct_quantizers.common.wrapped_weights import (
 )
 from mct_quantizers.pytorch import ops
 from mct_quantizers.pytorch.attribute_forwarding import ForwardsAttributes
+from mct_quantizers.pytorch.fast_paths import refuse_fast_paths
 from mct_quantizers.pytorch.parameter_creation import CreatesParameters
 from mct_quantizers.pytorch.quantizers.base import BasePyTorchInferableQuantizer
 from mct_quantizers.pytorch.recomputation import recomputing
@@ -82,6 +83,7 @@ class PytorchQuantizationWrapper(CreatesParameters, ForwardsAttributes):
             for name, weight in taken.items():
                 setattr(module, name, weight)
             raise
+        refuse_fast_paths(self)
 
     @property
     def is_weights_quantization(self) -> bool:

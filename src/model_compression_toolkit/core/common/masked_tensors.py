@@ -56,7 +56,7 @@ def masked_tensors(operations: Iterable[Operation]) -> MaskedTensors:
             for source in operation.sources:
                 _leads_from_mask(source, computed, found, visited)
     for operation in operations:
-        is_marked = Trait.SENTINEL in operation.traits or (
+        is_marked = (Trait.SENTINEL in operation.traits and not _feeds_product(operation)) or (
             _passes(operation) and any(found.results.get(source) == _MARKED for source in operation.sources)
         )
         if is_marked:
@@ -89,6 +89,11 @@ def _masks_of(operation: Operation, computed: set[Operation]) -> list[Operation]
     if not combines or computed.isdisjoint(operation.sources):
         return []
     return [source for source in operation.sources if source not in computed]
+
+
+def _feeds_product(operation: Operation) -> bool:
+    """Whether a layer or product computes with a tensor: then no value in it only marks a place."""
+    return any(user.kind in (Kind.WEIGHTED, Kind.COMPUTE) for user in operation.users)
 
 
 def _passes(operation: Operation) -> bool:

@@ -15,6 +15,7 @@ from model_compression_toolkit.core.common.quantization_config import CaptureMod
 from model_compression_toolkit.core.common.quantization_plan import QuantizationPlan, build_plan
 from model_compression_toolkit.core.pytorch.capture import Captured, capture
 from model_compression_toolkit.core.pytorch.data import Batch, batches_of
+from model_compression_toolkit.core.pytorch.fast_paths import call_all_layers
 from model_compression_toolkit.core.pytorch.graph_sites import GraphSites
 from model_compression_toolkit.core.pytorch.module_sites import module_sites
 from model_compression_toolkit.core.pytorch.operators import weight_axis
@@ -48,6 +49,7 @@ def capture_and_plan(
     batches = batches_of(data, device)
     sample = next(batches)
     captured = capture(model, config.capture, sample)
+    call_all_layers(captured.model)
     if captured.mode is CaptureMode.GRAPH:
         pairs = GraphSites(captured, sample).foldable_batch_norms()
         live = {
