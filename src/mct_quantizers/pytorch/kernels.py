@@ -19,6 +19,7 @@ from torch.autograd.function import once_differentiable
 
 from mct_quantizers.pytorch.native.batch_norm import NormalizedCall, NormTensors
 from mct_quantizers.pytorch.native.fake_quantize import NativeCall, Settings
+from mct_quantizers.pytorch.native.memory import is_traced, version_of
 from mct_quantizers.pytorch.pending import Pending, computed
 
 
@@ -40,10 +41,12 @@ def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor | None, quant_min
     if native is not None:
         return _like(native.forward(wide, Settings(quant_min, quant_max)), x)
     q = torch.div(wide, scale.detach()).round_()
-    if zero_point is None:
-        q.clamp_(quant_min, quant_max)
-    else:
-        q.add_(zero_point).clamp_(quant_min, quant_max).sub_(zero_point)
+    if zero_point is not None:
+        q.add_(zero_point)
+    # vmap has no rule for clamping in place.
+    q = q.clamp(quant_min, quant_max) if is_traced() else q.clamp_(quant_min, quant_max)
+    if zero_point is not None:
+        q.sub_(zero_point)
     return q.mul_(scale.detach()).to(x.dtype)
 
 
@@ -105,7 +108,7 @@ class _NativeFakeQuantizeLearned(Function):
         ctx.native, ctx.settings, ctx.other_factor = native, settings, other_factor
         ctx.save_for_backward(x, scale)
         result = _like(native.forward(_wide(x), settings), x)
-        ctx.version = result._version
+        ctx.version = version_of(result)
         return result
 
     @staticmethod
@@ -156,6 +159,8 @@ class _NativeNormalized(Function):
 class _FakeQuantizeLearned(Function):
     """In operators of torch."""
 
+    generate_vmap_rule = True
+
     @staticmethod
     def forward(
         x: Tensor,
@@ -172,7 +177,7 @@ class _FakeQuantizeLearned(Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         x, scale, zero_point, ctx.quant_min, ctx.quant_max, ctx.factor, ctx.other_factor = inputs
-        ctx.version = output._version
+        ctx.version = version_of(output)
         ctx.save_for_backward(x, scale, zero_point)
 
     @staticmethod
@@ -200,7 +205,8 @@ class _FakeQuantizeLearned(Function):
             if zero_point is not None:
                 clipped.sub_(zero_point)
             slope = clipped.sub_(torch.where(inside, ratio, 0.0))
-            to_scale = slope.mul_(gradient).sum_to_size(scale.shape).mul_(ctx.factor)
+            # Not in place: `torch.func.vmap` may map over the gradient alone.
+            to_scale = (slope * gradient).sum_to_size(scale.shape).mul_(ctx.factor)
             to_scale = _times(to_scale, ctx.other_factor).to(scale.dtype)
         return to_x, to_scale, None, None, None, None, None
 

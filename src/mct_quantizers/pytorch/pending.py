@@ -13,7 +13,7 @@ from torch.nn import functional
 from torch.utils import _pytree as pytree
 
 from mct_quantizers.pytorch.native.batch_norm import batch_statistics
-from mct_quantizers.pytorch.native.memory import is_plain, is_traced
+from mct_quantizers.pytorch.native.memory import is_plain, is_traced, version_of
 from mct_quantizers.pytorch.private import has_global_backward_hooks
 
 # They tell of the shape and kind of a tensor, which nothing here changes.
@@ -130,7 +130,7 @@ class Pending(Tensor):
             )
 
     def _current_versions(self) -> tuple[int, ...]:
-        return tuple(tensor._version for tensor in (self.source, self.residual) if tensor is not None)
+        return tuple(version_of(tensor) for tensor in (self.source, self.residual) if tensor is not None)
 
     @classmethod
     def __torch_function__(

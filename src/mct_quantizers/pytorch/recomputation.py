@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
+from mct_quantizers.pytorch.native.memory import version_of
 from mct_quantizers.pytorch.private import may_hook_saved_tensors
 
 
@@ -59,7 +60,7 @@ def _pack(tensor: Tensor) -> Any:
     recipe = _recipe_of(tensor if tensor._base is None else tensor._base)
     if recipe is None:
         # Detached: an output that is kept would keep its own graph.
-        return tensor.detach(), tensor._version
+        return tensor.detach(), version_of(tensor)
     return _View(recipe, tuple(tensor.shape), tensor.stride(), int(tensor.storage_offset()))
 
 
@@ -68,7 +69,7 @@ def _recipe_of(result: Tensor) -> _Recipe | None:
     node: Any = result.grad_fn
     recipe = getattr(getattr(node, "_forward_cls", None), "recipe", None)
     # What was changed since is another tensor.
-    if recipe is None or not result.is_cpu or node.version != result._version:
+    if recipe is None or not result.is_cpu or node.version != version_of(result):
         return None
     try:
         compute, tensors = recipe(node)
@@ -84,7 +85,7 @@ def _unpack(kept: Any) -> Tensor:
     if isinstance(kept, _View):
         return kept.recipe.run().as_strided(kept.size, kept.stride, kept.offset)
     tensor, version = kept
-    if tensor._version != version:
+    if version_of(tensor) != version:
         raise RuntimeError(
             "A tensor that a gradient needs was changed in place. Change it after `backward()`, or work on a copy. "
             f"Received: a tensor of shape {tuple(tensor.shape)}"
@@ -94,4 +95,4 @@ def _unpack(kept: Any) -> Tensor:
 
 
 def _versions(tensors: tuple[Tensor | None, ...]) -> tuple[int, ...]:
-    return tuple(-1 if tensor is None else tensor._version for tensor in tensors)
+    return tuple(-1 if tensor is None else version_of(tensor) for tensor in tensors)

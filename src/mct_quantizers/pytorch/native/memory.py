@@ -32,6 +32,14 @@ def is_plain(x: Tensor) -> bool:
     )
 
 
+def version_of(x: Tensor) -> int:
+    """How often a tensor was changed in place; -1 for tensors of `torch.inference_mode`, which do not count it.
+
+    No gradient goes through these, so that nothing of them has to be computed anew.
+    """
+    return -1 if x.is_inference() else x._version
+
+
 def is_dense(x: Tensor) -> bool:
     """Whether the elements lie in memory without gaps, in any order of the axes."""
     return x.is_contiguous() or _order(x.shape, x.stride()) is not None
