@@ -21,6 +21,7 @@ ROOMS = {
 }
 ONLY_PYTORCH_FILES = {
     "attribute_forwarding.py",  # Keras layers are asked through `wrapper.layer`
+    "dense_gradient.py",  # of torch's layers with sparse ones
     "fast_paths.py",  # of torch's transformer layers, which read weights past the layers
     "onnx_ops.py",  # operators of ONNX files, which are written from PyTorch
     "onnx_nodes.py",

@@ -21,6 +21,7 @@ from mct_quantizers.common.wrapped_weights import (
 )
 from mct_quantizers.pytorch import ops
 from mct_quantizers.pytorch.attribute_forwarding import ForwardsAttributes
+from mct_quantizers.pytorch.dense_gradient import with_dense_gradient
 from mct_quantizers.pytorch.fast_paths import refuse_fast_paths
 from mct_quantizers.pytorch.parameter_creation import CreatesParameters
 from mct_quantizers.pytorch.quantizers.base import BasePyTorchInferableQuantizer
@@ -34,6 +35,8 @@ class PytorchQuantizationWrapper(CreatesParameters, ForwardsAttributes):
     arguments. The attribute stands on the wrapped layer only while the layer runs: outside a call read `wrapper.weight`
     (float) or `wrapper.get_quantized_weights()`. That keeps `copy.deepcopy`, pickle and `torch.compile` working after a
     forward pass, and the `state_dict` free of copies: `weight`, `layer.bias`, `weight_quantizer.scale`, ….
+
+    The gradient to the float weight is dense, also for layers with sparse ones (`nn.Embedding(sparse=True)`).
 
     In evaluation mode the values of inferable quantizers are computed once and kept until the weight, the quantizer or
     the mode changes. On the CPU every change of the weight is seen; on other devices one that goes around autograd
@@ -103,6 +106,8 @@ class PytorchQuantizationWrapper(CreatesParameters, ForwardsAttributes):
             **kwargs: keyword arguments of the layer.
         """
         quantized = {key: self._quantized(key) for key in self.weights_quantizers}
+        if getattr(self.layer, "sparse", False):
+            quantized = {key: with_dense_gradient(value) for key, value in quantized.items()}
         with recomputing():
             return self._run(quantized, args, {**self.op_call_kwargs, **kwargs})
 
