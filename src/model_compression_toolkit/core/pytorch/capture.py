@@ -17,6 +17,7 @@ from mct_quantizers.pytorch.activation_quantization_holder import PytorchActivat
 from mct_quantizers.pytorch.quantize_wrapper import PytorchQuantizationWrapper
 from model_compression_toolkit.core.common.quantization_config import CaptureMode
 from model_compression_toolkit.core.pytorch.data import Batch, clone_batch
+from model_compression_toolkit.core.pytorch.known_layers import LayerTracer
 from model_compression_toolkit.core.pytorch.operators import weight_axis
 from model_compression_toolkit.logger import LOGGER_NAME
 
@@ -136,7 +137,7 @@ def _trace(model: nn.Module) -> tuple[fx.GraphModule, list[str]]:
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     changed: list[str] = []
     try:
-        traced = fx.GraphModule(model, fx.Tracer().trace(model), type(model).__name__)
+        traced = fx.GraphModule(model, LayerTracer().trace(model), type(model).__name__)
         notes = _follow_training_flag(traced, model)
     finally:
         model.eval()
@@ -152,7 +153,7 @@ def _trace(model: nn.Module) -> tuple[fx.GraphModule, list[str]]:
 def _follow_training_flag(traced: fx.GraphModule, model: nn.Module) -> list[str]:
     """Let functional dropout follow the training flag, and note what else depends on it."""
     try:
-        in_training = list(fx.Tracer().trace(model.train()).nodes)
+        in_training = list(LayerTracer().trace(model.train()).nodes)
     except Exception as error:  # tracing runs the user's code, which may raise anything
         return [f"traced in evaluation only: tracing in training fails ({_first_line(error)})"]
     twins = {node.name: node for node in in_training}

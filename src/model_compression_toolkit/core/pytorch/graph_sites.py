@@ -18,6 +18,7 @@ from model_compression_toolkit.core.pytorch.batch_norm import LiveBatchNorm, can
 from model_compression_toolkit.core.pytorch.capture import Captured
 from model_compression_toolkit.core.pytorch.data import Batch, clone_batch
 from model_compression_toolkit.core.pytorch.exact_arguments import readings_of_node, traits_of_node
+from model_compression_toolkit.core.pytorch.known_layers import known_weight_axis
 from model_compression_toolkit.core.pytorch.operators import kind_of_node, type_of_node
 from model_compression_toolkit.core.pytorch.weight_sites import weight_problem, weight_site
 
@@ -61,6 +62,7 @@ class GraphSites:
             if (
                 self.kinds[source] is Kind.WEIGHTED
                 and not isinstance(self._module(source), nn.Embedding)
+                and known_weight_axis(self.root.get_submodule(str(source.target))) is None
                 and len(source.users) == 1
                 and calls.count(node.target) == calls.count(source.target) == 1
                 # Over (N, L, C), a linear layer's channels are last and the batch norm's are not.

@@ -11,6 +11,7 @@ from torch import fx, nn
 from torch.nn import functional
 
 from model_compression_toolkit.core.common.operation import Kind
+from model_compression_toolkit.core.pytorch.known_layers import known_weight_axis
 
 # The axis of the output channels of each layer's weight.
 WEIGHT_AXES: dict[type[nn.Module], int] = {
@@ -74,7 +75,8 @@ _OTHER_NODES = {"placeholder": "input", "get_attr": "parameter"}
 
 def weight_axis(module: nn.Module) -> int | None:
     """Axis of the output channels of the module's weight; None when its weight cannot be quantized."""
-    return next((axis for cls, axis in WEIGHT_AXES.items() if isinstance(module, cls)), None)
+    axis = next((axis for cls, axis in WEIGHT_AXES.items() if isinstance(module, cls)), None)
+    return known_weight_axis(module) if axis is None else axis
 
 
 def kind_of_module(module: nn.Module) -> Kind:
