@@ -41,8 +41,9 @@ COPIES = {
 }
 
 
-@pytest.mark.parametrize("copied", COPIES)
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    ("name", "copied"), [*((name, "itself") for name in MODELS), ("layer", "deepcopy"), ("layer", "pickle")]
+)
 def test_quantized_layers_run_without_gradients_as_with_them(name, copied):
     model, x = MODELS[name](), tokens()
     config = mct.QuantizationConfig.from_bits("w2a2", first_last_bits=None, capture="modules")

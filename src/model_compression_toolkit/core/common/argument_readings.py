@@ -25,7 +25,7 @@ _INDICES_AFTER_DIM = _Argument(2, ("index",))
 _CONDITION = _Argument(0, ("condition",))
 _SCORE_MASK = _Argument(3, ("attn_mask", "bias"))
 _KEY_MASK = _Argument(3, ("key_padding_mask",))
-_ATTENTION_MASK = _Argument(5, ("attn_mask",))
+_ATTENTION_MASK = _Argument(5, ("attn_mask", "attention_mask"))
 
 _READINGS: dict[Reading, dict[_Argument, str]] = {
     Reading.DIVISOR: {
@@ -60,7 +60,7 @@ _READINGS: dict[Reading, dict[_Argument, str]] = {
     Reading.MASK: {
         _SCORE_MASK: "scaleddotproductattention dotproductattention",
         _KEY_MASK: "multiheadattention",
-        _ATTENTION_MASK: "multiheadattention",
+        _ATTENTION_MASK: "multiheadattention groupqueryattention",
         _Argument(1, ("mask", "src_mask")): "transformerencoderlayer transformerencoder",
         _Argument(2, ("src_key_padding_mask", "tgt_mask")): "transformerencoderlayer transformerencoder "
         "transformerdecoderlayer transformerdecoder",

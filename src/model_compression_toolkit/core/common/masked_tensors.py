@@ -9,7 +9,7 @@ scores are quantized before the mask, and what the softmax reads stays in float.
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from model_compression_toolkit.core.common.operation import Kind, Operation, Trait
+from model_compression_toolkit.core.common.operation import Kind, Operation, Reading, Trait
 
 _BEFORE_SOFTMAX = "a mask stands in it: the scores are quantized before the mask"
 _MARKED = "constants far from all values mark places in it: one grid for both would leave nothing of the values"
@@ -52,8 +52,9 @@ def masked_tensors(operations: Iterable[Operation]) -> MaskedTensors:
     found, computed = MaskedTensors(), computed_tensors(operations)
     visited: dict[Operation, bool] = {}
     for operation in operations:
-        if Trait.SOFTMAX in operation.traits:
-            for source in operation.sources:
+        for source in operation.sources:
+            # A softmax, or attention that adds its argument before its own.
+            if Trait.SOFTMAX in operation.traits or operation.readings.get(source) is Reading.MASK:
                 _leads_from_mask(source, computed, found, visited)
     for operation in operations:
         is_marked = (Trait.SENTINEL in operation.traits and not _feeds_product(operation)) or (
