@@ -56,7 +56,7 @@ def test_a_divisor_and_the_length_that_it_is_made_of_stay_in_float():
     assert reasons["x"] == reasons["quotient"] == ""
 
 
-@pytest.mark.parametrize("reading", [item for item in Reading if item is not Reading.MASK])
+@pytest.mark.parametrize("reading", [item for item in Reading if item not in (Reading.MASK, Reading.INVERSE)])
 def test_a_reading_that_needs_the_values_reaches_through_what_only_moves_them(reading):
     net = Net()
     view = net.add("view", Kind.PRESERVING, net.add("made", Kind.OTHER, net.dense))
@@ -91,6 +91,25 @@ def test_parts_of_a_tensor_that_stays_in_float_get_grids_of_their_own_where_othe
     assert reasons["x"] == reasons["query"] == Reading.NORMALIZED.value
     assert (reasons["value"], reasons["moved"]) == ("", KEEPS)
     assert "value" in net.near_ends(), "it feeds a first layer, as the tensor that it is a part of"
+
+
+def test_the_inverse_of_a_length_stays_in_float_unless_a_product_reads_it():
+    net = Net()
+    root = net.add("rsqrt", Kind.OTHER, net.dense, reads={net.dense: Reading.ROOT}, traits=Trait.INVERSE)
+    gate = net.add("gate", Kind.OTHER, net.add("other", Kind.WEIGHTED, net.x), traits=Trait.INVERSE)
+    net.head(net.add("scaled", Kind.OTHER, net.dense, root), gate)
+    reasons = net.reasons()
+    assert reasons["rsqrt"] == Reading.INVERSE.value
+    assert reasons["gate"] == reasons["scaled"] == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "expected"),
+    [("rsqrt", ("a",), True), ("pow", ("a", -0.5), True), ("pow", ("a", 2), False), ("div", (1.0, "a"), True),
+     ("div", ("a", 2.0), False)],
+)  # fmt: skip
+def test_inverses_are_seen_by_their_arguments(name, args, expected):
+    assert (Trait.INVERSE in traits_of(name, args, {})) is expected
 
 
 def test_what_only_is_multiplied_before_it_is_cast_to_integers_keeps_its_values():

@@ -66,6 +66,7 @@ CASTS = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:torch.searchsorted")
 @pytest.mark.parametrize("name", CASTS)
 def test_numbers_that_are_cast_to_integers_keep_their_values(name):
     keras.utils.set_random_seed(0)

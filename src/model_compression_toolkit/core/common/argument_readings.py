@@ -76,6 +76,7 @@ _OF = {
     ]
     for name in {name for arguments in _READINGS.values() for names in arguments.values() for name in names.split()}
 }
+_DIVISIONS = ("div", "truediv", "truedivide", "divide")
 _POWERS = ("pow", "ipow", "power")
 
 _TRAITS: dict[Trait, str] = {
@@ -85,6 +86,7 @@ _TRAITS: dict[Trait, str] = {
     "type cast clamp clip clampmin maximum nantonum round floor ceil",
     Trait.SUM: "add iadd sub isub rsub subtract minimum",
     Trait.MASKING: "maskedfill maskedscatter where",
+    Trait.INVERSE: "rsqrt reciprocal",
     Trait.SOFTMAX: "softmax logsoftmax softmin softmax2d logsumexp",
 }
 
@@ -107,7 +109,7 @@ def readings_of(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> li
         if argument.position < len(args):
             found.append((args[argument.position], reading))
         found.extend((kwargs[keyword], reading) for keyword in argument.keywords if keyword in kwargs)
-    if name in _POWERS and _is_root(args[1] if len(args) > 1 else kwargs.get("exponent", kwargs.get("x2"))):
+    if name in _POWERS and _is_root(_exponent(args, kwargs)):
         found.append((args[0] if args else next(iter(kwargs.values())), Reading.ROOT))
     return found
 
@@ -124,9 +126,17 @@ def traits_of(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Trai
     for trait, names in _TRAITS.items():
         if name in names.split():
             traits |= trait
+    if name in _POWERS and isinstance(exponent := _exponent(args, kwargs), (int, float)) and exponent < 0:
+        traits |= Trait.INVERSE
+    if name in _DIVISIONS and args and isinstance(args[0], (int, float)):
+        traits |= Trait.INVERSE
     if Trait.MASKING in traits and any(is_sentinel(item) for item in (*args, *kwargs.values())):
         traits |= Trait.SENTINEL
     return traits
+
+
+def _exponent(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    return args[1] if len(args) > 1 else kwargs.get("exponent", kwargs.get("x2"))
 
 
 def _is_root(exponent: Any) -> bool:

@@ -4,7 +4,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from model_compression_toolkit.core.common.masked_tensors import computed_tensors
+from model_compression_toolkit.core.common.masked_tensors import computed_tensors, feeds_product
 from model_compression_toolkit.core.common.operation import Kind, Operation, Reading, Trait
 
 _SIZES = (Reading.DIVISOR, Reading.ROOT, Reading.NORMALIZED)
@@ -27,6 +27,8 @@ def exact_tensors(operations: Sequence[Operation], masks: Iterable[Operation] = 
         for source, reading in operation.readings.items():
             if reading.is_strict:
                 search.mark(source, reading)
+        if Trait.INVERSE in operation.traits and not feeds_product(operation):
+            search.mark(operation, Reading.INVERSE)
     for mask in masks:
         search.mark(mask, Reading.MASK)
     for operation in reversed(operations):

@@ -57,7 +57,7 @@ def masked_tensors(operations: Iterable[Operation]) -> MaskedTensors:
             if Trait.SOFTMAX in operation.traits or operation.readings.get(source) is Reading.MASK:
                 _leads_from_mask(source, computed, found, visited)
     for operation in operations:
-        is_marked = (Trait.SENTINEL in operation.traits and not _feeds_product(operation)) or (
+        is_marked = (Trait.SENTINEL in operation.traits and not feeds_product(operation)) or (
             _passes(operation) and any(found.results.get(source) == _MARKED for source in operation.sources)
         )
         if is_marked:
@@ -92,8 +92,8 @@ def _masks_of(operation: Operation, computed: set[Operation]) -> list[Operation]
     return [source for source in operation.sources if source not in computed]
 
 
-def _feeds_product(operation: Operation) -> bool:
-    """Whether a layer or product computes with a tensor: then no value in it only marks a place."""
+def feeds_product(operation: Operation) -> bool:
+    """Whether a layer or product computes with the result of an operation: then it is no mark, and no mere factor."""
     return any(user.kind in (Kind.WEIGHTED, Kind.COMPUTE) for user in operation.users)
 
 

@@ -36,6 +36,7 @@ class Reading(Enum):
     INTEGER = "it is cast to integers, or sorted into bins"
     EQUALITY = "it is compared with single values"
     ORDER = "it is only compared"
+    INVERSE = "it is multiplied in the place of a division: small lengths have large inverses"
     MASK = "an attention mask: its values mark places"
 
     @property
@@ -58,6 +59,8 @@ class Trait(Flag):
     """Puts other values at some places, or adds constants: masks, where a softmax follows."""
     SENTINEL = auto()
     """Puts a value at some places that is far from all others."""
+    INVERSE = auto()
+    """The inverse of its argument, perhaps of the root of it."""
     SOFTMAX = auto()
     """Divides the exponentials of its argument by their sum."""
 
