@@ -57,6 +57,7 @@ FRAMEWORK_WORDS = {
     "extra_repr": "__repr__",
 }
 ONLY_PYTORCH = {
+    "state_tensor",  # torch has a default dtype and device that a user may change
     "Float32StateModule",  # Keras quantizers hold no tensors that a cast could reach
     "add_onnx_metadata",
     "get_onnx_metadata",
