@@ -215,7 +215,7 @@ def test_eight_bits_stay_close_to_float(name, call):
 
 
 @pytest.mark.parametrize("name", ["sequential", "projection", "reused", "attention", "words"])
-def test_first_and_last_layers_keep_eight_bits(name):
+def test_first_and_last_layers_get_the_width_that_is_named_for_them(name):
     model, inputs = built(name)
     ends = {
         "sequential": {"input_1.output", "0.0.weight", "1.2.output", "4.weight"},
@@ -225,24 +225,26 @@ def test_first_and_last_layers_keep_eight_bits(name):
         # The positions are looked up for a constant, not for an input of the model.
         "words": {"words.weight", "mean.output", "head.weight"},
     }[name]
-    plan = mct.plan_of(mct.quantize(model, [inputs], mct.QuantizationConfig.from_bits("w4a4")))
+    plan = mct.plan_of(mct.quantize(model, [inputs], mct.QuantizationConfig.from_bits("w4a4", first_last_bits=8)))
     assert {tensor.name for tensor in plan.quantized() if tensor.config.num_bits == 8} == ends
     assert {tensor.config.num_bits for tensor in plan.quantized()} == {4, 8}
-    low = mct.QuantizationConfig.from_bits("w4a4", first_last_bits=None)
+    low = mct.QuantizationConfig.from_bits("w4a4")
     plan = mct.plan_of(mct.quantize(model, [inputs], low))
     assert {tensor.config.num_bits for tensor in plan.quantized()} == {4}
     assert all(tensor.params.num_bits == 4 for tensor in plan.quantized())
 
 
-def test_a_quantized_output_has_a_holder_at_the_width_of_the_ends():
+@pytest.mark.parametrize("first_last_bits", [None, 8])
+def test_a_quantized_output_has_a_holder_at_the_width_of_the_activations(first_last_bits):
     model, inputs = built("residual")
-    config = mct.QuantizationConfig.from_bits("w4a4", quantize_output=True)
+    config = mct.QuantizationConfig.from_bits("w4a4", quantize_output=True, first_last_bits=first_last_bits)
     quantized = mct.quantize(model, [inputs], config)
     tensor = mct.plan_of(quantized)["head.output"]
     output, scale = quantized(*inputs).detach().double(), tensor.params.scale[0]
     codes = output / scale + tensor.params.zero_point[0]
     assert (codes - codes.round()).abs().max() < 1e-4
-    assert len(output.unique()) <= 2**tensor.config.num_bits
+    assert tensor.config.num_bits == 4
+    assert len(output.unique()) <= 2**4
 
 
 def test_rules_and_filters_reach_layers_and_operations_by_name_and_type():

@@ -39,7 +39,9 @@ def decisions(model):
 
 def test_inputs_and_weights_of_layers_are_quantized_in_the_order_of_the_calls():
     unreached = "the layer was not reached by the data"
-    quantized = mct.quantize(Untraceable(), random(32, 3, 9), mct.QuantizationConfig.from_bits("w4a6"))
+    quantized = mct.quantize(
+        Untraceable(), random(32, 3, 9), mct.QuantizationConfig.from_bits("w4a6", first_last_bits=8)
+    )
     assert list(decisions(quantized).items()) == [
         ("conv.input", 8),
         ("conv.weight", 8),

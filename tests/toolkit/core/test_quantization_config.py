@@ -1,13 +1,15 @@
 # SPDX-FileCopyrightText: The quantizers-infrastructure authors
 # SPDX-License-Identifier: Apache-2.0
+import copy
 import dataclasses
 import json
+import pickle
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mct_quantizers.common.quant_info import QuantizationMethod
+from mct_quantizers.common.quant_info import QuantizationMethod, QuantizationTarget
 from mct_quantizers.common.quant_params import Granularity
 from model_compression_toolkit.core.common.quantization_config import (
     GRID_METHODS,
@@ -19,6 +21,7 @@ from model_compression_toolkit.core.common.quantization_config import (
     TensorConfig,
 )
 
+WEIGHTS, ACTIVATIONS = QuantizationTarget.Weights, QuantizationTarget.Activation
 LUT = QuantizationMethod.LUT_POT_QUANTIZER
 
 
@@ -68,7 +71,7 @@ def test_defaults_are_the_documented_ones():
     config = QuantizationConfig()
     assert config.weights == TensorConfig(8, QuantizationMethod.SYMMETRIC, Granularity.PER_CHANNEL, RangeSearch.MSE)
     assert config.activations == TensorConfig(8, QuantizationMethod.UNIFORM, Granularity.PER_TENSOR, RangeSearch.MSE)
-    assert (config.first_last_bits, config.rules, config.filter, config.quantize_output) == (8, (), None, False)
+    assert (config.first_last_bits, config.rules, config.filter, config.quantize_output) == (None, (), None, False)
     assert (config.batch_norm, config.capture) == (BatchNorm.AUTO, CaptureMode.AUTO)
 
 
@@ -101,7 +104,50 @@ def test_from_bits_sets_both_widths_and_nothing_else(bits, expected):
 def test_from_bits_keeps_the_given_tensor_configurations():
     given_weights = TensorConfig(method=QuantizationMethod.POWER_OF_TWO, range_search="min_max")
     config = QuantizationConfig.from_bits("w3a5", weights=given_weights)
-    assert config.weights == dataclasses.replace(given_weights, num_bits=3)
+    assert config.weights == TensorConfig(3, QuantizationMethod.POWER_OF_TWO, Granularity.PER_CHANNEL, "min_max")
+    assert config.activations == QuantizationConfig.from_bits("w3a5").activations
+    assert QuantizationConfig.from_bits("w3a5", weights=TensorConfig(3)).weights.num_bits == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("weights", "weights.num_bits=8"), ("activations", "activations.num_bits=8")]
+)
+def test_from_bits_refuses_another_width_beside_it(name, text):
+    with pytest.raises(ValueError, match=f"`{name}` must have the width of `bits`.*bits='w4a4' and {text}"):
+        QuantizationConfig.from_bits("w4a4", **{name: TensorConfig(8)})
+
+
+@given(left_out=st.sets(st.sampled_from(["num_bits", "method", "granularity"])), config=tensor_configs())
+def test_what_is_left_out_takes_the_default_of_its_place(left_out, config):
+    values = {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.name not in left_out}
+    partial = TensorConfig(**values)
+    assert TensorConfig.from_dict(json.loads(json.dumps(partial.to_dict()))) == partial
+    for target, default in (
+        (WEIGHTS, {"num_bits": 8, "method": QuantizationMethod.SYMMETRIC, "granularity": Granularity.PER_CHANNEL}),
+        (ACTIVATIONS, {"num_bits": 8, "method": QuantizationMethod.UNIFORM, "granularity": Granularity.PER_TENSOR}),
+    ):
+        expected = {**values, **{name: default[name] for name in left_out}}
+        assert partial.completed(target) == TensorConfig(**expected)
+
+
+def test_a_configuration_holds_complete_tensor_configurations():
+    config = QuantizationConfig(weights=TensorConfig(num_bits=3), activations=TensorConfig(num_bits=5))
+    assert config == QuantizationConfig.from_bits("w3a5")
+    assert config.weights == TensorConfig(3, QuantizationMethod.SYMMETRIC, Granularity.PER_CHANNEL)
+    assert config.activations == TensorConfig(5, QuantizationMethod.UNIFORM, Granularity.PER_TENSOR)
+    method = QuantizationConfig(activations=TensorConfig(method=QuantizationMethod.SYMMETRIC))
+    assert method.activations == TensorConfig(8, QuantizationMethod.SYMMETRIC, Granularity.PER_TENSOR)
+    assert pickle.loads(pickle.dumps(config)) == copy.deepcopy(config) == config
+
+
+def test_what_is_left_out_is_none_and_is_not_shown():
+    assert (TensorConfig().num_bits, TensorConfig().method, TensorConfig().granularity) == (None, None, None)
+    assert repr(TensorConfig(3)) == "TensorConfig(num_bits=3, range_search='mse', percentile=99.99)"
+    complete = QuantizationConfig().weights
+    assert "method=QuantizationMethod.SYMMETRIC, granularity='per_channel'" in repr(complete)
+    names = {"TensorConfig": TensorConfig, "QuantizationMethod": QuantizationMethod}
+    for config in (TensorConfig(), TensorConfig(3), complete):
+        assert eval(repr(config), names) == config
 
 
 @pytest.mark.parametrize("bits", ["w4", "a8", "w4a8x", "xw4a8", "w4 a8", "w-4a8", "w4.5a8", "", None, 48])
@@ -122,12 +168,9 @@ BAD_TENSOR_CONFIGS = [
     ({"num_bits": 8.0}, TypeError, "`num_bits`.*num_bits=8.0"),
     ({"num_bits": True}, TypeError, "`num_bits`.*num_bits=True"),
     ({"num_bits": "8"}, TypeError, "`num_bits`.*num_bits='8'"),
-    ({"num_bits": None}, TypeError, "`num_bits`.*num_bits=None"),
     ({"method": "SYMMETRIC"}, TypeError, "`method`.*method='SYMMETRIC'"),
-    ({"method": None}, TypeError, "`method`.*method=None"),
     ({"method": LUT}, ValueError, "`method`.*LUT_POT_QUANTIZER"),
     ({"granularity": "per_row"}, ValueError, "`granularity`.*granularity='per_row'"),
-    ({"granularity": None}, ValueError, "`granularity`.*granularity=None"),
     ({"range_search": "kl"}, ValueError, "`range_search`.*range_search='kl'"),
     ({"percentile": 50}, ValueError, "`percentile`.*percentile=50"),
     ({"percentile": 100.5}, ValueError, "`percentile`.*percentile=100.5"),

@@ -30,6 +30,7 @@ SITES = (
 
 
 def plan(**arguments):
+    arguments = {"first_last_bits": 8, **arguments}
     return build_plan(SITES, QuantizationConfig.from_bits("w4a6", **arguments), CaptureMode.GRAPH, ["a note"])
 
 
@@ -37,7 +38,7 @@ def bits(built):
     return {tensor.name: None if tensor.config is None else tensor.config.num_bits for tensor in built.tensors}
 
 
-def test_first_and_last_layers_and_what_feeds_them_keep_eight_bits():
+def test_first_and_last_layers_and_what_feeds_them_get_the_bits_that_are_named():
     assert bits(plan()) == {
         "x.output": 8,
         "conv1.weight": 8,
@@ -49,8 +50,10 @@ def test_first_and_last_layers_and_what_feeds_them_keep_eight_bits():
     }
 
 
-def test_first_last_bits_none_treats_all_layers_alike():
-    assert bits(plan(first_last_bits=None)) == {
+def test_without_first_last_bits_all_layers_have_the_widths_asked_for():
+    built = build_plan(SITES, QuantizationConfig.from_bits("w4a6"), CaptureMode.GRAPH)
+    assert built.tensors == plan(first_last_bits=None).tensors
+    assert bits(built) == {
         "x.output": 6,
         "conv1.weight": 4,
         "conv1.output": 6,
@@ -267,3 +270,37 @@ def test_table_has_a_row_for_each_quantized_tensor_and_all_on_request():
 def test_tensor_plan_name_and_number_of_elements():
     assert TensorPlan(SITES[1]).name == "conv1.weight"
     assert TensorPlan(SITES[1]).num_elements == 135
+
+
+def test_printing_a_plan_shows_the_table_and_the_notes(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    built, _ = calibrated()
+    text = str(built)
+    lines = text.splitlines()
+    assert lines[0].strip() == "Quantization plan"
+    for tensor in built.quantized():
+        (row,) = (line for line in lines if tensor.name in line)
+        assert str(tensor.config.num_bits) in row
+    assert "symmetric ×5" in text
+    assert lines[-2:] == ["note: a note", "1 tensors in float; `skipped()` lists them with the reasons"]
+    assert max(map(len, lines)) <= 100
+    assert "\x1b" not in text
+    assert "trained by" not in text
+    # The representation remains that of a value.
+    assert repr(built).startswith("QuantizationPlan(tensors=(TensorPlan(")
+
+
+def test_the_method_that_trains_a_tensor_survives_json_and_is_shown():
+    built, _ = calibrated()
+    tensors = tuple(dataclasses.replace(t, training_method="LSQ" if t.is_weight else "STE") for t in built.tensors)
+    trained = dataclasses.replace(built, tensors=tensors)
+    values = json.loads(json.dumps(trained.to_dict()))
+    assert QuantizationPlan.from_dict(values) == trained != built
+    assert "trained by" in str(trained)
+    (row,) = (line for line in str(trained).splitlines() if "conv2.weight" in line)
+    assert "LSQ" in row
+    # Plans without training are written as before.
+    assert all("training_method" not in tensor for tensor in built.to_dict()["tensors"])
+    values["tensors"][0]["training_method"] = 5
+    with pytest.raises(ValueError, match="training_method"):
+        QuantizationPlan.from_dict(values)

@@ -278,7 +278,7 @@ def test_module_by_module_capture_with_a_layer_that_runs_twice(tmp_path):
         def forward(self, x):
             return self.last(self.body(torch.tanh(self.body(x))))
 
-    config = mct.QuantizationConfig.from_bits("w4a8", capture="modules")
+    config = mct.QuantizationConfig(capture="modules")
     model = mct.quantize(Twice().eval(), torch.randn(32, 16), config)
     report = export(model, tmp_path / "model.onnx", verify=torch.randn(20, 16), quiet=True)
     assert report.parity.passed, str(report.parity)

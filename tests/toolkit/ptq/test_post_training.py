@@ -326,7 +326,7 @@ def test_the_facade_of_the_interface_returns_model_and_information():
     assert torch.equal(quantized(images()), mct.quantize(model, [images()])(images()))
     assert information.quantization_plan == mct.plan_of(quantized)
     assert information.mixed_precision_cfg == [8, 8, 8]
-    low = mct.QuantizationConfig.from_bits("w4a8")
+    low = mct.QuantizationConfig.from_bits("w4a8", first_last_bits=8)
     _, information = mct.pytorch_post_training_quantization(model, lambda: iter([[images()]]), core_config=low)
     assert information.mixed_precision_cfg == [8, 4, 8]
 

@@ -220,7 +220,7 @@ def test_the_interface_prepares_and_finalizes_in_place():
     prepared, information = qat.pytorch_quantization_aware_training_init_experimental(
         model,
         lambda: iter([list(inputs)]),
-        core_config=mct.QuantizationConfig.from_bits("w4a8"),
+        core_config=mct.QuantizationConfig.from_bits("w4a8", first_last_bits=8),
         qat_config=mct.QATConfig(weight_training_method=qat.TrainingMethod.LSQ),
     )
     assert information.mixed_precision_cfg == [8, 4, 8]

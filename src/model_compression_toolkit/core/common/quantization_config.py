@@ -10,13 +10,15 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Self
 
-from mct_quantizers.common.quant_info import QuantizationMethod
+from mct_quantizers.common.quant_info import QuantizationMethod, QuantizationTarget
 from mct_quantizers.common.quant_params import Granularity
 from mct_quantizers.common.untrusted import check_is_file, parse_json
 from mct_quantizers.common.validation import checked_bool, checked_num_bits
 
 GRID_METHODS = (QuantizationMethod.POWER_OF_TWO, QuantizationMethod.SYMMETRIC, QuantizationMethod.UNIFORM)
 _BITS_PATTERN = re.compile(r"w(\d+)a(\d+)", re.IGNORECASE)
+_LEFT_OUT: Any = None
+"""What a field holds until its place is known. The fields are typed as plans hold them, complete."""
 
 
 class RangeSearch(StrEnum):
@@ -56,6 +58,10 @@ class CaptureMode(StrEnum):
 class TensorConfig:
     """How one kind of tensor is quantized.
 
+    A field that is left out is None, and takes the default of the place where the configuration is given: weights have
+    8 bits, symmetric, per channel; activations 8 bits, uniform, per tensor. `QuantizationConfig` and plans hold
+    complete ones. The representation leaves out what was left out.
+
     Attributes:
         num_bits: width of the integers, 1 to 16.
         method: power-of-two, symmetric or uniform grid.
@@ -68,25 +74,44 @@ class TensorConfig:
         ValueError: an argument out of bounds.
     """
 
-    num_bits: int = 8
-    method: QuantizationMethod = QuantizationMethod.SYMMETRIC
-    granularity: Granularity = Granularity.PER_TENSOR
+    num_bits: int = _LEFT_OUT
+    method: QuantizationMethod = _LEFT_OUT
+    granularity: Granularity = _LEFT_OUT
     range_search: RangeSearch = RangeSearch.MSE
     percentile: float = 99.99
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "num_bits", checked_num_bits(self.num_bits))
-        _check_member("method", self.method, QuantizationMethod)
-        if self.method not in GRID_METHODS:
-            raise ValueError(f"`method` must be one of {[m.name for m in GRID_METHODS]}. Received: {self.method.name}")
-        object.__setattr__(self, "granularity", _member("granularity", self.granularity, Granularity))
+        if self.num_bits is not None:
+            object.__setattr__(self, "num_bits", checked_num_bits(self.num_bits))
+        if self.method is not None:
+            _check_member("method", self.method, QuantizationMethod)
+            if self.method not in GRID_METHODS:
+                names = [method.name for method in GRID_METHODS]
+                raise ValueError(f"`method` must be one of {names}. Received: {self.method.name}")
+        if self.granularity is not None:
+            object.__setattr__(self, "granularity", _member("granularity", self.granularity, Granularity))
         object.__setattr__(self, "range_search", _member("range_search", self.range_search, RangeSearch))
         if not isinstance(self.percentile, (int, float)) or not 50 < self.percentile <= 100:
             raise ValueError(f"`percentile` must be above 50 and at most 100. Received: percentile={self.percentile!r}")
 
+    def __repr__(self) -> str:
+        words = {name: str(value) if isinstance(value, StrEnum) else value for name, value in self._given().items()}
+        texts = (f"{name}={value}" if name == "method" else f"{name}={value!r}" for name, value in words.items())
+        return f"TensorConfig({', '.join(texts)})"
+
+    def completed(self, target: QuantizationTarget) -> Self:
+        """The same with what was left out, as it is for weights or activations."""
+        left_out = {name: value for name, value in _DEFAULTS[target].items() if getattr(self, name) is None}
+        return dataclasses.replace(self, **left_out) if left_out else self
+
     def to_dict(self) -> dict[str, Any]:
-        """Plain values; `from_dict` restores an equal configuration."""
-        return {**dataclasses.asdict(self), "method": self.method.name}
+        """Plain values without those that were left out; `from_dict` restores an equal configuration."""
+        given = self._given()
+        return {**given, "method": self.method.name} if "method" in given else given
+
+    def _given(self) -> dict[str, Any]:
+        fields = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
+        return {name: value for name, value in fields.items() if value is not None}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -98,7 +123,7 @@ class TensorConfig:
         """
         _check_keys(cls, values)
         arguments = dict(values)
-        if "method" in arguments:
+        if arguments.get("method") is not None:
             names = [method.name for method in GRID_METHODS]
             if arguments["method"] not in names:
                 raise ValueError(f"`method` must be one of {names}. Received: method={arguments['method']!r}")
@@ -150,16 +175,26 @@ class Rule:
 
     def matches(self, name: str, type_name: str) -> bool:
         """Whether the layer or operation is selected."""
-        by_name = self.name is None or re.fullmatch(self.name, name) is not None
-        return by_name and (self.type is None or self.type == type_name)
+        return self.matches_name(name) and (self.type is None or self.type == type_name)
+
+    def matches_name(self, name: str) -> bool:
+        """Whether the name is one of those that `name` allows."""
+        return self.name is None or re.fullmatch(self.name, name) is not None
 
 
-def _default_weights() -> TensorConfig:
-    return TensorConfig(granularity=Granularity.PER_CHANNEL)
-
-
-def _default_activations() -> TensorConfig:
-    return TensorConfig(method=QuantizationMethod.UNIFORM)
+_DEFAULTS: dict[QuantizationTarget, dict[str, Any]] = {
+    QuantizationTarget.Weights: {
+        "num_bits": 8,
+        "method": QuantizationMethod.SYMMETRIC,
+        "granularity": Granularity.PER_CHANNEL,
+    },
+    QuantizationTarget.Activation: {
+        "num_bits": 8,
+        "method": QuantizationMethod.UNIFORM,
+        "granularity": Granularity.PER_TENSOR,
+    },
+}
+_PLACES = {"weights": QuantizationTarget.Weights, "activations": QuantizationTarget.Activation}
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,12 +204,12 @@ class QuantizationConfig:
     Attributes:
         weights: how weights are quantized; per channel and symmetric unless said otherwise.
         activations: how activations are quantized; per tensor and uniform unless said otherwise.
-        first_last_bits: width of the weights of the first and the last layer and of the activations that feed them;
-            None treats them like all others.
+        first_last_bits: another width for the weights of the first and the last layer and for the activations that feed
+            them, such as 8, which papers on lower widths mostly take; None treats them like all others.
         rules: other treatments for some layers; the last rule that matches decides.
         filter: called with the name of each layer or operation and the name of its type; False leaves it in float.
             A function cannot be written to JSON.
-        quantize_output: whether the model's outputs are quantized too (at `first_last_bits`).
+        quantize_output: whether the model's outputs are quantized too, like all other activations.
         fuse_additions: whether one operand of an addition stays in the accumulator where it is a product, as the
             hardware that fuses both needs it; False gives both a grid, as LiteRT needs it to add integers.
         batch_norm: what happens to batch norms in training; after-training quantization always folds them.
@@ -185,9 +220,9 @@ class QuantizationConfig:
         ValueError: an argument out of bounds, per-channel activations.
     """
 
-    weights: TensorConfig = field(default_factory=_default_weights)
-    activations: TensorConfig = field(default_factory=_default_activations)
-    first_last_bits: int | None = 8
+    weights: TensorConfig = field(default_factory=TensorConfig)
+    activations: TensorConfig = field(default_factory=TensorConfig)
+    first_last_bits: int | None = None
     rules: tuple[Rule, ...] = ()
     filter: Any = None
     quantize_output: bool = False
@@ -196,9 +231,11 @@ class QuantizationConfig:
     capture: CaptureMode = CaptureMode.AUTO
 
     def __post_init__(self) -> None:
-        for name, value in (("weights", self.weights), ("activations", self.activations)):
+        for name, target in _PLACES.items():
+            value = getattr(self, name)
             if not isinstance(value, TensorConfig):
                 raise TypeError(f"`{name}` must be a TensorConfig. Received: {name}={value!r}")
+            object.__setattr__(self, name, value.completed(target))
         if self.activations.granularity is not Granularity.PER_TENSOR:
             raise ValueError("`activations` must be quantized per tensor. Received: granularity='per_channel'")
         if self.first_last_bits is not None:
@@ -225,17 +262,22 @@ class QuantizationConfig:
             **arguments: further fields of the configuration.
 
         Raises:
-            ValueError: `bits` has another form.
+            TypeError: an argument of the wrong type.
+            ValueError: `bits` has another form, or `weights` or `activations` have another width.
         """
         match = _BITS_PATTERN.fullmatch(bits) if isinstance(bits, str) else None
         if match is None:
             raise ValueError(f"`bits` must look like 'w4a8'. Received: bits={bits!r}")
-        base = cls(**arguments)
-        return dataclasses.replace(
-            base,
-            weights=dataclasses.replace(base.weights, num_bits=int(match[1])),
-            activations=dataclasses.replace(base.activations, num_bits=int(match[2])),
-        )
+        for name, num_bits in zip(_PLACES, map(int, match.groups()), strict=True):
+            tensor = arguments.get(name, TensorConfig())
+            if isinstance(tensor, TensorConfig):
+                if tensor.num_bits not in (None, num_bits):
+                    raise ValueError(
+                        f"`{name}` must have the width of `bits`, or none. Received: bits={bits!r} and "
+                        f"{name}.num_bits={tensor.num_bits}"
+                    )
+                arguments[name] = dataclasses.replace(tensor, num_bits=num_bits)
+        return cls(**arguments)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values; `from_dict` restores an equal configuration.
@@ -259,10 +301,8 @@ class QuantizationConfig:
         """
         _check_keys(cls, values)
         arguments = dict(values)
-        for name, default in (("weights", _default_weights()), ("activations", _default_activations())):
-            if name in arguments:
-                _check_keys(TensorConfig, arguments[name])
-                arguments[name] = TensorConfig.from_dict({**default.to_dict(), **arguments[name]})
+        for name in _PLACES.keys() & arguments.keys():
+            arguments[name] = TensorConfig.from_dict(arguments[name])
         rules = arguments.get("rules", ())
         if not isinstance(rules, (tuple, list)):
             raise TypeError(f"`rules` must be a list. Received: rules={rules!r}")

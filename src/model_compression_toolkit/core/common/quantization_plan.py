@@ -7,106 +7,21 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from mct_quantizers.common.lookup_table import LookupTable
-from mct_quantizers.common.packing import packed_size
-from mct_quantizers.common.quant_info import QuantizationMethod, QuantizationTarget
-from mct_quantizers.common.quant_params import Granularity, QuantParams
-from model_compression_toolkit.core.common.quantization_config import CaptureMode, QuantizationConfig, TensorConfig
+from mct_quantizers.common.quant_info import QuantizationTarget
+from model_compression_toolkit.core.common.quantization_config import CaptureMode, QuantizationConfig
+from model_compression_toolkit.core.common.tensor_choices import choose
+from model_compression_toolkit.core.common.tensor_plan import (
+    FrozenParams,
+    TensorPlan,
+    TensorSite,
+    inferable_method,
+    tensor_from_dict,
+    tensor_to_dict,
+)
+
+__all__ = ["FrozenParams", "QuantizationPlan", "TensorPlan", "TensorSite", "build_plan", "inferable_method"]
 
 PLAN_VERSION = 1
-
-FrozenParams = QuantParams | LookupTable
-"""What a quantizer freezes to: a grid of integers, or a table of levels."""
-
-
-@dataclass(frozen=True, slots=True)
-class TensorSite:
-    """A tensor of the captured model that could be quantized.
-
-    Attributes:
-        layer: name of the layer or operation.
-        tensor: name of the weight; "output" or "input" for activations.
-        target: weight or activation.
-        type: class of the layer or name of the operation.
-        shape: shape of a weight; shape of one batch of an activation.
-        channel_axis: axis of the output channels of a weight.
-        first_or_last: whether it belongs to the first or last layer of the model, or feeds it.
-        reason: why it cannot or need not be quantized; empty when it can.
-    """
-
-    layer: str
-    tensor: str
-    target: QuantizationTarget
-    type: str
-    shape: tuple[int, ...] = ()
-    channel_axis: int | None = None
-    first_or_last: bool = False
-    reason: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class TensorPlan:
-    """What happens to one tensor.
-
-    Attributes:
-        site: the tensor.
-        config: how it is quantized; None leaves it in float.
-        params: its grid, once calibrated; after training its grid or table, None for a quantizer of the user's own.
-        reason: why it, or what an export keeps of it, stays in float; empty when it is quantized to integers.
-    """
-
-    site: TensorSite
-    config: TensorConfig | None = None
-    params: FrozenParams | None = None
-    reason: str = ""
-
-    @property
-    def name(self) -> str:
-        """`layer.tensor`."""
-        return f"{self.site.layer}.{self.site.tensor}"
-
-    @property
-    def is_weight(self) -> bool:
-        """Whether the tensor is a weight."""
-        return self.site.target is QuantizationTarget.Weights
-
-    def calibrated(self) -> tuple[TensorConfig, QuantParams]:
-        """Configuration and grid of a quantized tensor.
-
-        Raises:
-            ValueError: the tensor is not quantized, or not calibrated yet.
-        """
-        if self.config is None or not isinstance(self.params, QuantParams):
-            raise ValueError(f"{self.name} has no grid: it is not quantized, or not calibrated yet.")
-        return self.config, self.params
-
-    @property
-    def num_elements(self) -> int:
-        """Number of elements of a weight."""
-        size = 1
-        for length in self.site.shape:
-            size *= length
-        return size
-
-    @property
-    def axis(self) -> int | None:
-        """Axis along which the parameters vary; None per tensor."""
-        if self.config is None or self.config.granularity is Granularity.PER_TENSOR:
-            return None
-        return self.site.channel_axis
-
-    @property
-    def num_bytes(self) -> int:
-        """Bytes of a weight: of its packed integers, and of its table where it has one; 0 for activations.
-
-        Of a weight in float those of its float32 values.
-        """
-        if not self.is_weight:
-            return 0
-        if self.config is None or self.reason:
-            return packed_size(self.num_elements, 32)
-        table = 4 * len(self.params.lut_values) if isinstance(self.params, LookupTable) else 0
-        return packed_size(self.num_elements, self.config.num_bits) + table
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +76,16 @@ class QuantizationPlan:
         )
         return dataclasses.replace(self, tensors=tensors)
 
+    def __str__(self) -> str:
+        """The table of what is quantized, the notes, and how much stays in float."""
+        # Imported for those who print: it takes longer than the rest of the package.
+        from model_compression_toolkit.core.common.tensor_table import table_text
+
+        notes = [f"note: {note}" for note in self.notes]
+        skipped = len(self.skipped())
+        rest = [f"{skipped} tensors in float; `skipped()` lists them with the reasons"] if skipped else []
+        return "\n".join([table_text(self.quantized()), *notes, *rest])
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values; `from_dict` restores an equal plan."""
         return {
@@ -169,7 +94,7 @@ class QuantizationPlan:
             "notes": list(self.notes),
             "batch_norms": dict(self.batch_norms),
             "live_batch_norms": list(self.live_batch_norms),
-            "tensors": [_tensor_to_dict(tensor) for tensor in self.tensors],
+            "tensors": [tensor_to_dict(tensor) for tensor in self.tensors],
         }
 
     @classmethod
@@ -184,7 +109,7 @@ class QuantizationPlan:
             raise ValueError(f"Expected a quantization plan of version {PLAN_VERSION}. Received: version={version!r}")
         try:
             return cls(
-                tensors=tuple(_tensor_from_dict(tensor) for tensor in values["tensors"]),
+                tensors=tuple(tensor_from_dict(tensor) for tensor in values["tensors"]),
                 capture=CaptureMode(values["capture"]),
                 notes=tuple(values["notes"]),
                 batch_norms=dict(values["batch_norms"]),
@@ -196,83 +121,23 @@ class QuantizationPlan:
             ) from error
 
 
-def inferable_method(
-    params: FrozenParams, method: QuantizationMethod, target: QuantizationTarget
-) -> QuantizationMethod:
-    """The method of the inferable quantizer for parameters that training found on a grid of `method`."""
-    if isinstance(params, QuantParams):
-        return method
-    # The one table quantizer of activations has power-of-two thresholds.
-    is_power_of_two = method is QuantizationMethod.POWER_OF_TWO or target is QuantizationTarget.Activation
-    return QuantizationMethod.LUT_POT_QUANTIZER if is_power_of_two else QuantizationMethod.LUT_SYM_QUANTIZER
-
-
 def build_plan(
     sites: Iterable[TensorSite],
     config: QuantizationConfig,
     capture: CaptureMode,
     notes: Iterable[str] = (),
 ) -> QuantizationPlan:
-    """Decide for each tensor whether and how it is quantized; the parameters come later, from calibration."""
-    return QuantizationPlan(tuple(_decide(site, config) for site in sites), capture, tuple(notes))
+    """Decide for each tensor whether and how it is quantized; the parameters come later, from calibration.
 
+    Args:
+        sites: the tensors, in the order of execution.
+        config: what the user asks for.
+        capture: how the model was seen.
+        notes: what a reader should know of that. Rules and filters that change nothing are noted behind.
 
-def _decide(site: TensorSite, config: QuantizationConfig) -> TensorPlan:
-    is_weight = site.target is QuantizationTarget.Weights
-    tensor_config = config.weights if is_weight else config.activations
-    reason = site.reason
-    if site.first_or_last and config.first_last_bits is not None:
-        tensor_config = dataclasses.replace(tensor_config, num_bits=config.first_last_bits)
-    for rule in config.rules:
-        if not rule.matches(site.layer, site.type):
-            continue
-        if not rule.quantize:
-            reason = reason or "left in float by a rule of the configuration"
-        bits = rule.weight_bits if is_weight else rule.activation_bits
-        if bits is not None:
-            tensor_config = dataclasses.replace(tensor_config, num_bits=bits)
-    if config.filter is not None and not config.filter(site.layer, site.type):
-        reason = reason or "left in float by the filter of the configuration"
-    return TensorPlan(site, reason=reason) if reason else TensorPlan(site, tensor_config)
-
-
-def _tensor_to_dict(tensor: TensorPlan) -> dict[str, Any]:
-    site = {**dataclasses.asdict(tensor.site), "target": tensor.site.target.value, "shape": list(tensor.site.shape)}
-    return {
-        "site": site,
-        "config": None if tensor.config is None else tensor.config.to_dict(),
-        "params": None if tensor.params is None else tensor.params.to_dict(),
-        "reason": tensor.reason,
-    }
-
-
-def _tensor_from_dict(values: Mapping[str, Any]) -> TensorPlan:
-    site = dict(values["site"])
-    site["target"] = QuantizationTarget(site["target"])
-    if not all(isinstance(length, int) for length in site["shape"]):
-        raise TypeError(f"`shape` must be integers. Received: {site['shape']!r}")
-    site["shape"] = tuple(site["shape"])
-    _check_count(site["shape"], values["params"])
-    config, params = values["config"], values["params"]
-    return TensorPlan(
-        TensorSite(**site),
-        None if config is None else TensorConfig.from_dict(config),
-        _params_from_dict(params),
-        values["reason"],
-    )
-
-
-def _check_count(shape: tuple[int, ...], params: Any) -> None:
-    """Before they are read one by one: there are not more scales or thresholds than a tensor has elements."""
-    for name in ("scale", "zero_point", "threshold"):
-        numbers = params.get(name) if isinstance(params, Mapping) else None
-        if isinstance(numbers, list) and len(numbers) > max(1, *shape):
-            raise ValueError(
-                f"`{name}` must hold at most one number for each channel of shape {shape}. Received: {len(numbers)}"
-            )
-
-
-def _params_from_dict(values: Mapping[str, Any] | None) -> FrozenParams | None:
-    if values is None:
-        return None
-    return LookupTable(**values) if "lut_values" in values else QuantParams.from_dict(dict(values))
+    Raises:
+        TypeError: the filter returns something else than True or False.
+        ValueError: a rule selects no tensor; the text lists near names and the types.
+    """
+    tensors, more_notes = choose(tuple(sites), config)
+    return QuantizationPlan(tensors, capture, (*notes, *more_notes))
