@@ -527,7 +527,7 @@ def test_row_002_7_the_dictionaries_are_the_same_on_every_path_and_come_before_t
     assert dictionaries.METHOD2WEIGHTQUANTIZER["STE"][SYMMETRIC].__name__ == "STEWeightQATQuantizer"
     cls = rounding("weights")
     dictionaries.METHOD2WEIGHTQUANTIZER[TrainingMethod.STE][SYMMETRIC] = cls
-    prepared = mct.prepare_qat(large_network(), inputs(), CONFIG, mct.QATConfig())
+    prepared = mct.prepare_qat(large_network(), inputs(), CONFIG, mct.QATConfig("STE", "STE"))
     names = {type(m).__name__ for m in prepared.modules() if isinstance(m, BasePytorchTrainableQuantizer)}
     assert names == {cls.__name__, "STESymmetricActivationTrainableQuantizer"}
 

@@ -25,8 +25,10 @@ def fine_tune(
     Args:
         model: what `prepare_qat` returned, with one input and one output.
         teacher: the float model, of the same framework; it is not changed.
-        inputs: training samples, shape (N, …): a tensor on the device of the model, for Keras an array.
-        labels: classes, integers, shape (N,); None trains without.
+        inputs: training samples in every form that `quantize` takes: a tensor or array, shape (N, …), an iterable of
+            batches such as a `DataLoader`, or a function that returns one. A batch may hold the classes of its
+            samples too, `(inputs, classes)`. All samples stay in memory; steps take `settings.batch_size` of them.
+        labels: classes, integers, shape (N,), in the order of `inputs`; None where batches hold them, or without.
         settings: how to train. Keras freezes batch-norm statistics for whole epochs.
         augment: called with a batch and a random generator of torch, for Keras of NumPy; its result replaces the batch.
 
@@ -34,8 +36,9 @@ def fine_tune(
         The mean loss of each epoch.
 
     Raises:
-        TypeError: no model.
-        ValueError: fewer samples than a batch has, or another number of labels.
+        TypeError: no model, or data of another type.
+        ValueError: fewer samples than a batch has; batches of another form; labels that are no classes, of another
+            number, or given twice.
     """
     module = wing_module(model, "model_compression_toolkit.qat.{}.fine_tuning")
     losses: list[float] = module.fine_tune(model, teacher, inputs, labels, settings, augment)

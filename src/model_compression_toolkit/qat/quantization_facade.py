@@ -21,7 +21,7 @@ def prepare_qat(
         data: representative inputs for calibration: a tensor, an array, an iterable of batches, or a function that
             returns one.
         config: what is quantized and how wide; 8 bits by default.
-        qat_config: the training methods; LSQ by default.
+        qat_config: the training methods; LSQ for those that it leaves out.
 
     Returns:
         A model of the same framework: of PyTorch in training mode, of Keras to be compiled.

@@ -2,10 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 import itertools
 
+import numpy as np
 import pytest
 import torch
 from toolkit_models import built, random
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 import model_compression_toolkit as mct
 from model_compression_toolkit import FineTuning, fine_tune
@@ -156,6 +158,82 @@ BAD = [
 def test_bad_settings_are_refused_by_name_and_value(arguments, text):
     with pytest.raises(ValueError, match=text):
         FineTuning(**arguments)
+
+
+CLASSES = torch.arange(64) % 5
+
+
+def parts(*tensors):
+    return list(zip(*(tensor.split(20) for tensor in tensors), strict=True))
+
+
+FORMS = {
+    "array": lambda x, y: (x.numpy().astype(np.float64), y.numpy()),
+    "labels in a list": lambda x, y: (x.numpy(), y.tolist()),
+    "labels of 32 bits": lambda x, y: (x, y.int()),
+    "batches": lambda x, y: (parts(x), y),
+    "batches with classes": lambda x, y: (parts(x, y), None),
+    "arrays with classes": lambda x, y: ([(a.numpy(), b.numpy()) for a, b in parts(x, y)], None),
+    "a generator": lambda x, y: ((batch for batch in parts(x, y)), None),
+    "a function": lambda x, y: (lambda: iter(parts(x, y)), None),
+    "a loader": lambda x, y: (DataLoader(TensorDataset(x, y), 10), None),
+    "a loader of inputs": lambda x, y: (DataLoader(TensorDataset(x), 10), y),
+}
+UNLABELLED = {
+    "array": lambda x: x.numpy(),
+    "batches": parts,
+    "a function": lambda x: lambda: iter(parts(x)),
+    "a loader": lambda x: DataLoader(TensorDataset(x), 10),
+}
+
+
+def small():
+    torch.manual_seed(0)
+    teacher = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 5)).eval()
+    return mct.prepare_qat(teacher, random(64, 4), mct.QuantizationConfig.from_bits("w3a4")), teacher
+
+
+def trained(data, labels):
+    model, teacher = small()
+    losses = fine_tune(model, teacher, data, labels, FineTuning(epochs=2, batch_size=16))
+    return [torch.tensor(losses), *model.state_dict().values()]
+
+
+@pytest.mark.parametrize("form", [*FORMS, *(f"{name}, no labels" for name in UNLABELLED)])
+def test_every_form_of_data_trains_as_one_tensor_does(form):
+    inputs = random(64, 4, seed=8)
+    data, labels = FORMS[form](inputs, CLASSES) if form in FORMS else (UNLABELLED[form.split(",")[0]](inputs), None)
+    expected = trained(inputs, CLASSES if form in FORMS else None)
+    assert all(torch.equal(one, other) for one, other in zip(trained(data, labels), expected, strict=True))
+
+
+X = torch.zeros(64, 4)
+REFUSED = [
+    (DataLoader(TensorDataset(X), 16, shuffle=True), CLASSES, ValueError, "`labels` must be in the order of `inputs`"),
+    ([(X, X)], None, ValueError, "`inputs` must yield batches of one array, or of one array and its classes"),
+    ([(X, CLASSES.float())], None, ValueError, r"Received: a batch of .*\(64,\), 'torch.float32'"),
+    ([(X, CLASSES[:9])], None, ValueError, "integers of shape"),
+    ([(X, CLASSES)], CLASSES, ValueError, "`labels` must not be given where the batches"),
+    ([(X, CLASSES), X], None, ValueError, "classes with all batches or with none. Received: 2 batches, 1 with"),
+    ([X, X[:, :3]], None, ValueError, "samples of one shape. Received: samples of the shapes"),
+    ([], None, ValueError, "`inputs` must hold at least one batch"),
+    ([{"x": X}], None, TypeError, "`inputs` must yield tensors or arrays.*dict"),
+    ("data", None, TypeError, "`inputs` must be a tensor, an array, an iterable of batches.*str"),
+    (None, None, TypeError, "`inputs` must be a tensor.*NoneType"),
+    (X, CLASSES.float(), ValueError, r"`labels` must be classes, integers.*shape \(64,\), torch.float32"),
+    (X, CLASSES[:, None], ValueError, r"`labels` must be classes, integers.*shape \(64, 1\)"),
+]
+
+
+@pytest.mark.parametrize(("inputs", "labels", "error", "text"), REFUSED)
+def test_data_of_other_forms_are_refused_before_the_model_changes(inputs, labels, error, text):
+    model, teacher = small()
+    model.eval()
+    before = [tensor.clone() for tensor in model.state_dict().values()]
+    with pytest.raises(error, match=text):
+        fine_tune(model, teacher, inputs, labels)
+    assert not model.training
+    assert all(torch.equal(old, new) for old, new in zip(before, model.state_dict().values(), strict=True))
 
 
 def test_too_few_samples_are_refused():

@@ -109,3 +109,59 @@ def test_the_schedule_is_that_of_torch():
 def test_too_little_data_is_refused(model, samples, labels, text):
     with pytest.raises(ValueError, match=text):
         mct.fine_tune(model, model, images(samples), labels, mct.FineTuning(batch_size=16))
+
+
+FORMS = {
+    "tensor": lambda x, y: (keras.ops.convert_to_tensor(x), keras.ops.convert_to_tensor(y)),
+    "array of float64": lambda x, y: (x.astype(np.float64), y.tolist()),
+    "batches": lambda x, y: ([x[:40], x[40:]], y),
+    "a function": lambda x, y: (lambda: iter([(x[:40], y[:40]), (x[40:], y[40:])]), None),
+}
+
+
+def dense_pair():
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(8, activation="relu"), keras.layers.Dense(3)])
+    data = np.random.default_rng(0).normal(size=(64, 4)).astype(np.float32)
+    return model, mct.prepare_qat(model, data, mct.QuantizationConfig.from_bits("w3a4")), data
+
+
+@pytest.fixture(scope="module")
+def expected():
+    model, prepared, data = dense_pair()
+    losses = mct.fine_tune(prepared, model, data, np.arange(64) % 3, mct.FineTuning(epochs=2, batch_size=16))
+    return losses, prepared.get_weights()
+
+
+@pytest.mark.parametrize("form", few_on_jax(list(FORMS), ["a function"]))
+def test_every_form_of_data_trains_as_one_array_does(form, expected):
+    model, prepared, data = dense_pair()
+    inputs, labels = FORMS[form](data, np.arange(64) % 3)
+    losses = mct.fine_tune(prepared, model, inputs, labels, mct.FineTuning(epochs=2, batch_size=16))
+    assert losses == expected[0]
+    assert all(np.array_equal(one, other) for one, other in zip(prepared.get_weights(), expected[1], strict=True))
+
+
+@pytest.mark.skipif(keras.config.backend() != "tensorflow", reason="its own kind of data")
+def test_a_dataset_of_tensorflow_trains_as_one_array_does(expected):
+    tensorflow = pytest.importorskip("tensorflow")
+    model, prepared, data = dense_pair()
+    batches = tensorflow.data.Dataset.from_tensor_slices((data, np.arange(64) % 3)).batch(10)
+    assert mct.fine_tune(prepared, model, batches, None, mct.FineTuning(epochs=2, batch_size=16)) == expected[0]
+
+
+@pytest.mark.parametrize(
+    ("form", "error", "text"),
+    [
+        (lambda x, y: ([(x, x)], None), ValueError, "`inputs` must yield batches of one array"),
+        (lambda x, y: ([(x, y)], y), ValueError, "`labels` must not be given"),
+        (lambda x, y: (x, y.astype(np.float32)), ValueError, "`labels` must be classes, integers"),
+        (lambda x, y: (None, None), TypeError, "`inputs` must be a tensor, an array"),
+    ],
+)
+def test_data_of_other_forms_are_refused(form, error, text):
+    model, prepared, data = dense_pair()
+    before = prepared.get_weights()
+    with pytest.raises(error, match=text):
+        mct.fine_tune(prepared, model, *form(data, np.arange(64) % 3))
+    assert all(np.array_equal(one, other) for one, other in zip(prepared.get_weights(), before, strict=True))

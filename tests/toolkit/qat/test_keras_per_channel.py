@@ -91,6 +91,6 @@ def test_weights_are_quantized_as_a_loop_over_slices_does(kind, num_bits):
 @pytest.mark.parametrize("kind", RUNS)
 def test_prepared_and_frozen_weights_are_those_of_a_loop_over_slices(kind):
     model, data, layer = case(kind)
-    ready = mct.prepare_qat(model, data, config(4), mct.QATConfig())
+    ready = mct.prepare_qat(model, data, config(4), mct.QATConfig("STE", "STE"))
     for quantized in (ready, mct.finalize(ready)):
         check_slices(quantized, layer, kind, 4)

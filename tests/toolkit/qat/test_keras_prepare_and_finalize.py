@@ -26,7 +26,7 @@ pytestmark = pytest.mark.keras
 
 SYMMETRIC, UNIFORM = mct.QuantizationMethod.SYMMETRIC, mct.QuantizationMethod.UNIFORM
 POWER_OF_TWO = mct.QuantizationMethod.POWER_OF_TWO
-LSQ, STE = mct.QATConfig("LSQ", "LSQ"), mct.QATConfig()
+LSQ, STE = mct.QATConfig("LSQ", "LSQ"), mct.QATConfig("STE", "STE")
 # Every model where nothing is compiled; the compilers of the others take seconds for each.
 TRAINED = ZOO if keras.config.backend() == "torch" else ("residual", "nested", "dictionaries", "functions", "words")
 IS_SLOW_TO_TRACE = keras.config.backend() == "tensorflow"
@@ -346,15 +346,38 @@ def test_the_interface_prepares_and_finalizes():
     prepared, information, objects = qat.keras_quantization_aware_training_init_experimental(
         model,
         lambda: iter([[inputs]]),
-        core_config=mct.QuantizationConfig.from_bits("w4a8"),
+        core_config=mct.QuantizationConfig.from_bits("w4a8", first_last_bits=8),
         qat_config=mct.QATConfig(weight_training_method=qat.TrainingMethod.LSQ),
     )
     assert objects == {}
     assert information.mixed_precision_cfg == [8, 4, 8]
     assert information.quantization_plan == mct.plan_of(prepared)
+    methods = {(t.site.target.value, t.training_method) for t in information.quantization_plan.quantized()}
+    assert methods == {("Weights", "LSQ"), ("Activation", "STE")}
     train(prepared, inputs, steps=2)
     result = qat.keras_quantization_aware_training_finalize_experimental(prepared)
     assert np.array_equal(run(result, inputs), run(mct.finalize(prepared), inputs))
+
+
+INIT = qat.keras_quantization_aware_training_init_experimental
+
+
+@pytest.mark.parametrize(
+    ("entrance", "qat_config", "expected"),
+    [
+        (mct.prepare_qat, mct.QATConfig(weight_training_method="LSQ"), {"LSQ"}),
+        (INIT, mct.QATConfig(), {"STE"}),
+    ],
+)
+def test_each_entrance_has_one_default_and_the_plan_names_the_methods(entrance, qat_config, expected, tmp_path):
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, activation="relu"), keras.layers.Dense(2)])
+    prepared = entrance(model, lambda: [random(16, 4)], qat_config=qat_config)
+    prepared = prepared[0] if isinstance(prepared, tuple) else prepared
+    prepared.save(tmp_path / "prepared.keras")
+    loaded = mct.keras_load_quantized_model(tmp_path / "prepared.keras")
+    for candidate in (prepared, loaded, mct.finalize(prepared)):
+        assert {tensor.training_method for tensor in mct.plan_of(candidate).quantized()} == expected
+    assert {quantizer.method.name for quantizer in quantizers_of(loaded).values()} == expected
 
 
 @pytest.mark.parametrize("name", ["target_resource_utilization", "target_platform_capabilities"])

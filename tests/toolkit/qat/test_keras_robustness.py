@@ -19,7 +19,7 @@ from model_compression_toolkit.core.keras.surgery import names_of, quantizer_in
 pytestmark = pytest.mark.keras
 
 BACKEND = keras.config.backend()
-STE = mct.QATConfig()
+STE = mct.QATConfig("STE", "STE")
 
 
 def quantizers_of(model):

@@ -21,7 +21,7 @@ from model_compression_toolkit.core.pytorch.surgery import quantizer_of
 from model_compression_toolkit.trainable_infrastructure.pytorch.method_quantizer import PytorchMethodQuantizer
 
 compiles = pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
-LSQ, STE = mct.QATConfig("LSQ", "LSQ"), mct.QATConfig()
+LSQ, STE = mct.QATConfig("LSQ", "LSQ"), mct.QATConfig("STE", "STE")
 METHODS = {"LSQ": LSQ, "STE": STE, "mixed": mct.QATConfig("LSQ", "STE")}
 
 
@@ -130,7 +130,34 @@ def test_weights_and_activations_can_have_different_methods():
         assert quantizer_of(prepared, tensor).method.name == ("LSQ" if tensor.is_weight else "STE")
 
 
-@pytest.mark.parametrize("qat_config", ["LSQ", {"weight_training_method": "LSQ"}, 1])
+ENTRANCES = [
+    # Who is asked, what for, and what trains weights and activations.
+    (mct.prepare_qat, None, ("LSQ", "LSQ")),
+    (mct.prepare_qat, mct.QATConfig(), ("LSQ", "LSQ")),
+    (mct.prepare_qat, mct.QATConfig(weight_training_method="STE"), ("STE", "LSQ")),
+    (mct.prepare_qat, mct.QATConfig(activation_training_method="PACT"), ("LSQ", "PACT")),
+    (qat.pytorch_quantization_aware_training_init_experimental, None, ("STE", "STE")),
+    (qat.pytorch_quantization_aware_training_init_experimental, mct.QATConfig(), ("STE", "STE")),
+    (qat.pytorch_quantization_aware_training_init_experimental, mct.QATConfig("LSQ"), ("LSQ", "STE")),
+]
+
+
+@pytest.mark.parametrize(("entrance", "qat_config", "expected"), ENTRANCES)
+def test_each_entrance_has_one_default_and_the_plan_names_the_methods(entrance, qat_config, expected):
+    model, inputs = built("sequential")
+    prepared = entrance(model, lambda: iter([inputs]), qat_config=qat_config)
+    prepared = prepared[0] if isinstance(prepared, tuple) else prepared
+    for candidate in (prepared, copy.deepcopy(prepared), mct.finalize(prepared)):
+        for tensor in mct.plan_of(candidate).quantized():
+            assert tensor.training_method == expected[0 if tensor.is_weight else 1], tensor.name
+    for tensor in mct.plan_of(prepared).quantized():
+        assert quantizer_of(prepared, tensor).method.name == tensor.training_method
+    plan = mct.plan_of(prepared)
+    assert mct.QuantizationPlan.from_dict(json.loads(json.dumps(plan.to_dict()))) == plan
+    assert all(name in str(plan) for name in ("trained by", *expected))
+
+
+@pytest.mark.parametrize("qat_config", ["LSQ", {"weight_training_method": "LSQ"}, 1, {}, ""])
 def test_training_methods_of_another_type_are_refused(qat_config):
     model, inputs = built("sequential")
     with pytest.raises(TypeError, match="`qat_config` must be a QATConfig"):

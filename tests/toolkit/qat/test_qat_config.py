@@ -7,13 +7,35 @@ from enum import Enum
 
 import pytest
 
-from model_compression_toolkit.qat.common.qat_config import QATConfig, TrainingMethod
+from mct_quantizers.common.quant_info import QuantizationTarget
+from model_compression_toolkit.core.common.quantization_config import CaptureMode, QuantizationConfig
+from model_compression_toolkit.core.common.quantization_plan import TensorSite, build_plan
+from model_compression_toolkit.qat.common.qat_config import (
+    DEFAULT_METHOD,
+    INTERFACE_METHOD,
+    QATConfig,
+    TrainingMethod,
+    completed,
+    with_methods,
+)
 
 
-def test_defaults_are_those_of_the_interface():
+def test_methods_that_are_left_out_are_those_of_the_entrance():
     config = QATConfig()
-    assert config.weight_training_method == config.activation_training_method == TrainingMethod.STE
+    assert config.weight_training_method is config.activation_training_method is None
     assert config.weight_quantizer_params_override == config.activation_quantizer_params_override == {}
+    assert completed(None, "STE") == completed(config, "STE") == QATConfig("STE", "STE")
+    assert completed(QATConfig("LSQ"), "STE") == QATConfig("LSQ", "STE")
+    override = {"decay": 1e-3}
+    config = QATConfig(activation_training_method="PACT", activation_quantizer_params_override=override)
+    assert completed(config, "LSQ") == QATConfig("LSQ", "PACT", None, override)
+    assert (DEFAULT_METHOD, INTERFACE_METHOD) == ("LSQ", "STE")
+
+
+@pytest.mark.parametrize("value", [{}, "LSQ", 0, False])
+def test_only_a_configuration_is_completed(value):
+    with pytest.raises(TypeError, match=f"`qat_config` must be a QATConfig. Received: {type(value).__name__}"):
+        completed(value, "LSQ")
 
 
 def test_names_and_members_mean_the_same():
@@ -22,7 +44,7 @@ def test_names_and_members_mean_the_same():
 
 
 @pytest.mark.parametrize("name", ["weight_training_method", "activation_training_method"])
-@pytest.mark.parametrize("value", ["NOPE", "lsq", None, 3, ("STE",)])
+@pytest.mark.parametrize("value", ["NOPE", "lsq", 3, ("STE",)])
 def test_an_unknown_method_lists_what_exists(name, value):
     with pytest.raises(ValueError, match=r"must be one of \[.*'LSQ'.* 'STE'.*\]. Received: "):
         QATConfig(**{name: value})
@@ -53,3 +75,16 @@ def test_it_is_a_frozen_value():
         config.weight_training_method = "STE"
     for twin in (copy.deepcopy(config), pickle.loads(pickle.dumps(config))):
         assert twin == config
+
+
+def test_the_plan_names_the_method_of_each_quantized_tensor():
+    sites = (
+        TensorSite("fc", "weight", QuantizationTarget.Weights, "Linear", (2, 2), 0),
+        TensorSite("fc", "output", QuantizationTarget.Activation, "Linear", (1, 2)),
+        TensorSite("gru", "weight", QuantizationTarget.Weights, "GRU", (2, 2), reason="no rule"),
+    )
+    plan = build_plan(sites, QuantizationConfig(), CaptureMode.GRAPH)
+    trained = with_methods(plan, QATConfig(OwnMethod.MINE, "LSQ"))
+    assert [tensor.training_method for tensor in trained.tensors] == ["MINE", "LSQ", ""]
+    assert all(type(tensor.training_method) is str for tensor in trained.tensors)
+    assert [tensor.training_method for tensor in plan.tensors] == ["", "", ""]

@@ -13,7 +13,9 @@ BATCH_SIZE = 64
 Batch = TypeVar("Batch")
 
 
-def stream_of(data: Any, as_batch: Callable[[Any], Batch], is_tensor: Callable[[Any], bool]) -> Iterator[Batch]:
+def stream_of(
+    data: Any, as_batch: Callable[[Any], Batch], is_tensor: Callable[[Any], bool], name: str = "data"
+) -> Iterator[Batch]:
     """Batches of model inputs.
 
     Args:
@@ -21,15 +23,16 @@ def stream_of(data: Any, as_batch: Callable[[Any], Batch], is_tensor: Callable[[
             array, which is split along its first axis.
         as_batch: makes a batch of what `data` yields.
         is_tensor: whether something is one tensor or array.
+        name: of the argument, for errors.
 
     Raises:
         TypeError: `data` has another type.
         ValueError: there is no batch.
     """
-    stream = (as_batch(batch) for batch in _iterable(data, is_tensor))
+    stream = (as_batch(batch) for batch in _iterable(data, is_tensor, name))
     first = next(stream, None)
     if first is None:
-        raise ValueError("`data` must hold at least one batch. Received: none")
+        raise ValueError(f"`{name}` must hold at least one batch. Received: none")
     return itertools.chain([first], stream)
 
 
@@ -40,7 +43,7 @@ def num_batches(data: Any) -> int | None:
     return -(-len(data) // BATCH_SIZE) if hasattr(data, "shape") else len(data)
 
 
-def checked_array(item: Any) -> np.ndarray:
+def checked_array(item: Any, name: str = "data") -> np.ndarray:
     """An array of samples; float64, NumPy's habit, becomes float32, the models'.
 
     Raises:
@@ -48,24 +51,24 @@ def checked_array(item: Any) -> np.ndarray:
         ValueError: no samples.
     """
     if not isinstance(item, np.ndarray):
-        raise TypeError(f"`data` must yield tensors or arrays, or lists of them. Received: {type(item).__name__}")
+        raise TypeError(f"`{name}` must yield tensors or arrays, or lists of them. Received: {type(item).__name__}")
     if item.dtype == object:
-        raise TypeError("`data` must hold numbers. Received: an array of objects")
+        raise TypeError(f"`{name}` must hold numbers. Received: an array of objects")
     if item.size == 0:
-        raise ValueError(f"`data` must yield batches with samples. Received: a batch of shape {item.shape}")
+        raise ValueError(f"`{name}` must yield batches with samples. Received: a batch of shape {item.shape}")
     return item.astype(np.float32) if item.dtype == np.float64 else item
 
 
-def _iterable(data: Any, is_tensor: Callable[[Any], bool]) -> Iterable[Any]:
+def _iterable(data: Any, is_tensor: Callable[[Any], bool], name: str) -> Iterable[Any]:
     if is_tensor(data):
         if data.ndim == 0:
-            raise ValueError("`data` must have a first axis of samples. Received: a tensor of shape ()")
+            raise ValueError(f"`{name}` must have a first axis of samples. Received: a tensor of shape ()")
         return (data[start : start + BATCH_SIZE] for start in range(0, len(data), BATCH_SIZE))
     source: Callable[[], Any] | None = data if callable(data) and not isinstance(data, Iterable) else None
     iterable = data if source is None else source()
     if not isinstance(iterable, Iterable) or isinstance(iterable, (str, bytes, Mapping)):
         raise TypeError(
-            "`data` must be a tensor, an array, an iterable of batches, or a function that returns one. "
+            f"`{name}` must be a tensor, an array, an iterable of batches, or a function that returns one. "
             f"Received: {type(iterable).__name__}"
         )
     return iterable

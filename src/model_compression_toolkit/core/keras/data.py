@@ -14,31 +14,39 @@ Batch = tuple[Any, ...]
 """NumPy arrays, one for each input of the model."""
 
 
-def batches_of(data: Any) -> Iterator[Batch]:
+def batches_of(data: Any, name: str = "data") -> Iterator[Batch]:
     """Batches of model inputs, each a tuple of arrays in the order of the model's inputs.
 
     Args:
         data: a function without arguments that returns an iterable of batches (a representative-data generator), an
             iterable of batches, such as a `tf.data.Dataset`, or one tensor or array, which is split along its first
             axis. A batch is a tensor, an array, a list or tuple of them, or a dictionary by the names of the inputs.
+        name: of the argument, for errors.
 
     Raises:
         TypeError: `data` or a batch has another type.
         ValueError: there is no batch, or a batch has no samples.
     """
-    return stream_of(data, _as_batch, _is_tensor)
+    return stream_of(data, lambda batch: _as_batch(batch, name), is_tensor, name)
 
 
-def _is_tensor(item: Any) -> bool:
+def is_tensor(item: Any) -> bool:
+    """Whether something is one tensor or array."""
     return isinstance(item, np.ndarray) or keras.ops.is_tensor(item)
 
 
-def _as_batch(batch: Any) -> Batch:
+def _as_batch(batch: Any, name: str) -> Batch:
     # Keras too flattens dictionaries in the order of their keys.
-    return tuple(_as_array(item) for item in keras.tree.flatten(batch))
+    return tuple(as_array(item, name) for item in keras.tree.flatten(batch))
 
 
-def _as_array(item: Any) -> Any:
+def as_array(item: Any, name: str = "data") -> Any:
+    """A tensor or array of samples as an array; float64 becomes float32.
+
+    Raises:
+        TypeError: neither a tensor nor an array of numbers.
+        ValueError: no samples.
+    """
     if keras.ops.is_tensor(item):
         item = keras.ops.convert_to_numpy(item)
-    return checked_array(item)
+    return checked_array(item, name)

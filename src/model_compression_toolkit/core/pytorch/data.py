@@ -15,7 +15,7 @@ from model_compression_toolkit.core.common.batches import checked_array, stream_
 Batch = tuple[Any, ...]
 
 
-def batches_of(data: Any, device: torch.device | None = None) -> Iterator[Batch]:
+def batches_of(data: Any, device: torch.device | None = None, name: str = "data") -> Iterator[Batch]:
     """Batches of model inputs, each a tuple of positional arguments.
 
     Args:
@@ -23,12 +23,18 @@ def batches_of(data: Any, device: torch.device | None = None) -> Iterator[Batch]
             iterable of batches, or one tensor or array, which is split along its first axis. A batch is a tensor, an
             array, or a list or tuple of them, one for each input of the model.
         device: where the tensors go; None leaves them.
+        name: of the argument, for errors.
 
     Raises:
         TypeError: `data` or a batch has another type.
         ValueError: there is no batch, or a batch has no samples.
     """
-    return stream_of(data, lambda batch: _as_batch(batch, device), lambda item: isinstance(item, (Tensor, np.ndarray)))
+    return stream_of(data, lambda batch: _as_batch(batch, device, name), is_tensor, name)
+
+
+def is_tensor(item: Any) -> bool:
+    """Whether something is one tensor or array."""
+    return isinstance(item, (Tensor, np.ndarray))
 
 
 def clone_batch(batch: Batch) -> Batch:
@@ -42,19 +48,19 @@ def to_float64(tensor: Tensor) -> npt.NDArray[np.float64]:
     return array
 
 
-def _as_batch(batch: Any, device: torch.device | None) -> Batch:
+def _as_batch(batch: Any, device: torch.device | None, name: str) -> Batch:
     items = tuple(batch) if isinstance(batch, (tuple, list)) else (batch,)
-    return tuple(as_tensor(item, device) for item in items)
+    return tuple(as_tensor(item, device, name) for item in items)
 
 
-def as_tensor(item: Any, device: torch.device | None = None) -> Tensor:
+def as_tensor(item: Any, device: torch.device | None = None, name: str = "data") -> Tensor:
     """A tensor or array of samples as a tensor; float64 arrays become float32.
 
     Raises:
         TypeError: neither a tensor nor an array of numbers.
         ValueError: no samples.
     """
-    tensor = item if isinstance(item, Tensor) else torch.tensor(checked_array(item), device="cpu")
+    tensor = item if isinstance(item, Tensor) else torch.tensor(checked_array(item, name), device="cpu")
     if tensor.numel() == 0:
-        raise ValueError(f"`data` must yield batches with samples. Received: a batch of shape {tuple(tensor.shape)}")
+        raise ValueError(f"`{name}` must yield batches with samples. Received: a batch of shape {tuple(tensor.shape)}")
     return tensor if device is None else tensor.to(device)

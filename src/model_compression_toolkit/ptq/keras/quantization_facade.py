@@ -37,7 +37,8 @@ def quantize(model: keras.Model, data: Any, config: QuantizationConfig | None = 
         TypeError: an argument of the wrong type.
         ValueError: unusable data, a model that is not built, is quantized already or has nothing to quantize.
     """
-    captured, plan, sample, batches = capture_and_plan(model, data, config or QuantizationConfig(), train=False)
+    config = QuantizationConfig() if config is None else config
+    captured, plan, sample, batches = capture_and_plan(model, data, config, train=False)
     plan = calibrate(captured, plan, batches, num_batches(data))
     quantized = apply_plan(captured, plan, sample, KerasQuantizationWrapper, inferable_quantizer, inferable_quantizer)
     quantized.trainable = False

@@ -34,7 +34,8 @@ def quantize(model: nn.Module, data: Any, config: QuantizationConfig | None = No
         TypeError: an argument of the wrong type.
         ValueError: unusable data, a model that is quantized already or has nothing to quantize.
     """
-    captured, plan, batches = capture_and_plan(model, data, config or QuantizationConfig(), train=False)
+    config = QuantizationConfig() if config is None else config
+    captured, plan, batches = capture_and_plan(model, data, config, train=False)
     plan = calibrate(captured, plan, batches, num_batches(data))
     return apply_plan(captured, plan, inferable_quantizer, inferable_quantizer).eval()
 

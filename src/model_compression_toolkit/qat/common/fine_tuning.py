@@ -16,7 +16,8 @@ class FineTuning:
         learning_rate: peak of AdamW's one-cycle schedule (Smith and Topin 2018, arXiv:1708.07120); no weight decay.
         batch_size: samples in a step, at least 1.
         temperature: softens both outputs in the distillation loss (Hinton et al. 2015, arXiv:1503.02531).
-        label_weight: share of the labels' cross entropy in the loss, 0 to 1; the rest is distillation.
+        label_weight: share of the labels' cross entropy in the loss, 0 to 1; the rest is distillation, which without
+            labels is all.
         frozen_share: share of the last steps in which batch-norm statistics stay frozen, 0 to 1.
         seed: of the order of the samples and of the augmentation.
 
@@ -47,17 +48,3 @@ class FineTuning:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def check_samples(inputs: Any, labels: Any, settings: FineTuning) -> None:
-    """There is at least one batch of inputs, and a label for each where there are labels.
-
-    Raises:
-        ValueError: fewer samples than a batch has, or another number of labels.
-    """
-    if len(inputs) < settings.batch_size:
-        raise ValueError(
-            f"`inputs` must hold at least one batch of {settings.batch_size} samples. Received: {len(inputs)} samples"
-        )
-    if labels is not None and len(labels) != len(inputs):
-        raise ValueError(f"`labels` must have one class for each of {len(inputs)} inputs. Received: {len(labels)}")

@@ -9,7 +9,7 @@ from typing import Any
 from mct_quantizers.common.quant_info import QuantizationMethod, QuantizationTarget
 from model_compression_toolkit.core.common.quantization_config import BatchNorm, QuantizationConfig
 from model_compression_toolkit.core.common.quantization_plan import TensorPlan
-from model_compression_toolkit.qat.common.qat_config import QATConfig
+from model_compression_toolkit.qat.common.qat_config import INTERFACE_METHOD, QATConfig, completed
 from model_compression_toolkit.trainable_infrastructure.common.get_quantizer_config import (
     get_trainable_quantizer_activation_config,
     get_trainable_quantizer_weights_config,
@@ -74,6 +74,10 @@ class QuantizerSelection:
     def quantizer_for(self, tensor: TensorPlan, qat_config: QATConfig) -> Any:
         """The quantizer that trains a calibrated tensor.
 
+        Args:
+            tensor: its plan.
+            qat_config: the training methods, completed.
+
         Raises:
             TypeError: a setting of `qat_config` that the quantizer does not have.
             ValueError: no class, or a setting out of bounds.
@@ -112,7 +116,7 @@ class QuantizerSelection:
 
         Args:
             n: its plan.
-            qat_config: the training methods.
+            qat_config: the training methods; STE by default.
             kernel_attr: name of the weight, to check it.
 
         Returns:
@@ -124,7 +128,7 @@ class QuantizerSelection:
         """
         if kernel_attr not in (None, n.site.tensor):
             raise ValueError(f"`kernel_attr` must be {n.site.tensor!r}, the tensor of `n`. Received: {kernel_attr!r}")
-        quantizer = self.quantizer_for(n, qat_config)
+        quantizer = self.quantizer_for(n, completed(qat_config, INTERFACE_METHOD))
         return ({n.site.tensor: quantizer}, []) if n.is_weight else ({}, [quantizer])
 
     def get_activation_quantizer_holder(
@@ -134,7 +138,7 @@ class QuantizerSelection:
 
         Args:
             n: its plan.
-            qat_config: the training methods.
+            qat_config: the training methods; STE by default.
             holder_type: class of the holder; the plain one of the framework unless given.
 
         Raises:

@@ -11,8 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from model_compression_toolkit.core.keras.batch_norm import freeze_batch_norm_statistics
+from model_compression_toolkit.core.keras.data import as_array, batches_of, is_tensor
 from model_compression_toolkit.core.keras.package import PACKAGE
-from model_compression_toolkit.qat.common.fine_tuning import FineTuning, check_samples
+from model_compression_toolkit.qat.common.fine_tuning import FineTuning
+from model_compression_toolkit.qat.common.training_samples import check_order, check_samples, join_batches
 
 Array = npt.NDArray[Any]
 Augment = Callable[[Array, np.random.Generator], Array]
@@ -52,8 +54,8 @@ class OneCycle(keras.optimizers.schedules.LearningRateSchedule):
 def fine_tune(
     model: keras.Model,
     teacher: keras.Model,
-    inputs: Array,
-    labels: Array | None = None,
+    inputs: Any,
+    labels: Any = None,
     settings: FineTuning | None = None,
     augment: Augment | None = None,
 ) -> list[float]:
@@ -65,8 +67,10 @@ def fine_tune(
     Args:
         model: what `prepare_qat` returned, with one input and one output.
         teacher: the float model; it is not changed.
-        inputs: training samples, shape (N, …).
-        labels: classes, integers, shape (N,); None trains without.
+        inputs: training samples in every form that `quantize` takes: an array or tensor, shape (N, …), an iterable of
+            batches such as a `tf.data.Dataset`, or a function that returns one. A batch may hold the classes of its
+            samples too, `(inputs, classes)`. All samples stay in memory; steps take `settings.batch_size` of them.
+        labels: classes, integers, shape (N,), in the order of `inputs`; None where batches hold them, or without.
         settings: how to train.
         augment: called with a batch and a random generator; its result replaces the batch.
 
@@ -74,15 +78,17 @@ def fine_tune(
         The mean loss of each epoch.
 
     Raises:
-        ValueError: fewer samples than a batch has, or another number of labels.
+        TypeError: data of another type.
+        ValueError: fewer samples than a batch has; batches of another form; labels that are no classes, of another
+            number, or given twice.
     """
     settings = settings or FineTuning()
-    check_samples(inputs, labels, settings)
+    inputs, labels = _samples(inputs, labels, settings)
     steps = len(inputs) // settings.batch_size
     optimizer = keras.optimizers.AdamW(OneCycle(settings.learning_rate, settings.epochs * steps), weight_decay=0.0)
     frozen = round(settings.epochs * settings.frozen_share)
     loss = _loss(settings, labels is not None)
-    batches = _Batches(teacher, np.asarray(inputs), labels, settings, augment)
+    batches = _Batches(teacher, inputs, labels, settings, augment)
     losses: list[float] = []
     for start, end in ((0, settings.epochs - frozen), (settings.epochs - frozen, settings.epochs)):
         if start == end:
@@ -96,6 +102,24 @@ def fine_tune(
     model.compile(keras.optimizers.AdamW(settings.learning_rate, weight_decay=0.0))
     model.optimizer.build(model.trainable_variables)
     return losses
+
+
+def _samples(inputs: Any, labels: Any, settings: FineTuning) -> tuple[Array, Array | None]:
+    check_order(inputs, labels)
+    if is_tensor(inputs):
+        samples, classes = as_array(inputs, name="inputs"), None
+    else:
+        samples, classes = join_batches(batches_of(inputs, name="inputs"), np.concatenate, _is_integer)
+    if labels is not None:
+        if classes is not None:
+            raise ValueError("`labels` must not be given where the batches of `inputs` hold classes. Received: both")
+        classes = keras.ops.convert_to_numpy(labels) if is_tensor(labels) else np.asarray(labels)
+    check_samples(samples, classes, _is_integer, settings)
+    return samples, classes
+
+
+def _is_integer(array: Array) -> bool:
+    return np.issubdtype(array.dtype, np.integer)
 
 
 class _Batches(keras.utils.PyDataset):

@@ -33,7 +33,13 @@ from model_compression_toolkit.core.keras.surgery import (
 )
 from model_compression_toolkit.ptq.keras.calibration import calibrate
 from model_compression_toolkit.qat.common.freezing import check_in_training, frozen_plan
-from model_compression_toolkit.qat.common.qat_config import MODERN_METHODS, QATConfig
+from model_compression_toolkit.qat.common.qat_config import (
+    DEFAULT_METHOD,
+    INTERFACE_METHOD,
+    QATConfig,
+    completed,
+    with_methods,
+)
 from model_compression_toolkit.qat.keras.quantization_builder import SELECTION
 from model_compression_toolkit.trainable_infrastructure.keras.quantize_wrapper import KerasTrainableQuantizationWrapper
 
@@ -49,7 +55,7 @@ def prepare_qat(
         data: representative inputs for calibration: a tensor, an array, an iterable of batches, or a function that
             returns one.
         config: what is quantized and how wide; 8 bits by default.
-        qat_config: the training methods; LSQ by default.
+        qat_config: the training methods; LSQ for those that it leaves out.
 
     Returns:
         A model that is not compiled.
@@ -58,14 +64,12 @@ def prepare_qat(
         TypeError: an argument of the wrong type.
         ValueError: unusable data, a model that is not built, is quantized already or has nothing to quantize.
     """
-    methods = qat_config or MODERN_METHODS
-    if not isinstance(methods, QATConfig):
-        raise TypeError(f"`qat_config` must be a QATConfig. Received: {type(methods).__name__}")
-    config = config or QuantizationConfig()
+    methods = completed(qat_config, DEFAULT_METHOD)
+    config = QuantizationConfig() if config is None else config
     if isinstance(config, QuantizationConfig):
         config = SELECTION.with_batch_norm(config, methods)
     captured, plan, sample, batches = capture_and_plan(model, data, config, train=True)
-    plan = calibrate(captured, plan, batches, num_batches(data))
+    plan = with_methods(calibrate(captured, plan, batches, num_batches(data)), methods)
 
     def quantizer(tensor: TensorPlan) -> Any:
         return SELECTION.quantizer_for(tensor, methods)
@@ -131,7 +135,7 @@ def keras_quantization_aware_training_init_experimental(
         representative_data_gen: function that returns an iterable of batches, each a list of inputs.
         target_resource_utilization: not supported yet; must be None.
         core_config: a `CoreConfig` of the interface, or a `QuantizationConfig`.
-        qat_config: the training methods; STE by default.
+        qat_config: the training methods; STE for those that it leaves out.
         target_platform_capabilities: not supported yet; must be None.
 
     Returns:
@@ -146,7 +150,8 @@ def keras_quantization_aware_training_init_experimental(
         target_resource_utilization=target_resource_utilization,
         target_platform_capabilities=target_platform_capabilities,
     )
-    prepared = prepare_qat(in_model, representative_data_gen, read_core_config(core_config), qat_config or QATConfig())
+    methods = completed(qat_config, INTERFACE_METHOD)
+    prepared = prepare_qat(in_model, representative_data_gen, read_core_config(core_config), methods)
     return prepared, UserInformation(plan_of(prepared)), {}
 
 

@@ -5,14 +5,17 @@
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from model_compression_toolkit.core.common.progress import track
 from model_compression_toolkit.core.pytorch.batch_norm import freeze_batch_norm_statistics
+from model_compression_toolkit.core.pytorch.data import as_tensor, batches_of, is_tensor
 from model_compression_toolkit.core.pytorch.modes import preserved_modes
-from model_compression_toolkit.qat.common.fine_tuning import FineTuning, check_samples
+from model_compression_toolkit.qat.common.fine_tuning import FineTuning
+from model_compression_toolkit.qat.common.training_samples import check_order, check_samples, join_batches
 from model_compression_toolkit.trainable_infrastructure.pytorch.regularization import regularization_loss
 
 Augment = Callable[[Tensor, torch.Generator], Tensor]
@@ -21,8 +24,8 @@ Augment = Callable[[Tensor, torch.Generator], Tensor]
 def fine_tune(
     model: nn.Module,
     teacher: nn.Module,
-    inputs: Tensor,
-    labels: Tensor | None = None,
+    inputs: Any,
+    labels: Any = None,
     settings: FineTuning | None = None,
     augment: Augment | None = None,
 ) -> list[float]:
@@ -34,8 +37,10 @@ def fine_tune(
     Args:
         model: what `prepare_qat` returned, with one input and one output.
         teacher: the float model; it is not changed.
-        inputs: training samples, shape (N, …), on the device of the model.
-        labels: classes, int64, shape (N,); None trains without.
+        inputs: training samples in every form that `quantize` takes: a tensor or array, shape (N, …), an iterable of
+            batches such as a `DataLoader`, or a function that returns one. A batch may hold the classes of its
+            samples too, `(inputs, classes)`. All samples stay in memory; steps take `settings.batch_size` of them.
+        labels: classes, integers, shape (N,), in the order of `inputs`; None where batches hold them, or without.
         settings: how to train.
         augment: called with a batch and a random generator; its result replaces the batch.
 
@@ -43,23 +48,26 @@ def fine_tune(
         The mean loss of each epoch.
 
     Raises:
-        ValueError: fewer samples than a batch has, or another number of labels.
+        TypeError: data of another type.
+        ValueError: fewer samples than a batch has; batches of another form; labels that are no classes, of another
+            number, or given twice.
     """
     settings = settings or FineTuning()
-    check_samples(inputs, labels, settings)
+    inputs, labels = _samples(inputs, labels, settings)
     steps = len(inputs) // settings.batch_size
     total = settings.epochs * steps
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.learning_rate, total_steps=total, pct_start=0.1)
     losses = []
     model.train()
-    batches = _batches(inputs, labels, settings, augment)
+    device = next((parameter.device for parameter in model.parameters()), inputs.device)
+    batches = _batches(inputs, labels, settings, augment, device)
     with preserved_modes(teacher):
         teacher.eval()
         for step, (batch, classes) in enumerate(track(batches, "Training with quantization", total)):
             if step == total - int(total * settings.frozen_share):
                 freeze_batch_norm_statistics(model)
-            loss = _loss(model, teacher, batch, classes, settings) + regularization_loss(model).to(batch.device)
+            loss = _loss(model, teacher, batch, classes, settings) + regularization_loss(model).to(device)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
@@ -69,8 +77,26 @@ def fine_tune(
     return torch.stack(losses).view(settings.epochs, steps).mean(dim=1).tolist()
 
 
+def _samples(inputs: Any, labels: Any, settings: FineTuning) -> tuple[Tensor, Tensor | None]:
+    check_order(inputs, labels)
+    if is_tensor(inputs):
+        samples, classes = as_tensor(inputs, name="inputs"), None
+    else:
+        samples, classes = join_batches(batches_of(inputs, name="inputs"), torch.cat, _is_integer)
+    if labels is not None:
+        if classes is not None:
+            raise ValueError("`labels` must not be given where the batches of `inputs` hold classes. Received: both")
+        classes = labels if isinstance(labels, Tensor) else torch.from_numpy(np.array(labels))
+    check_samples(samples, classes, _is_integer, settings)
+    return samples, None if classes is None else classes.long()
+
+
+def _is_integer(tensor: Tensor) -> bool:
+    return not (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype is torch.bool)
+
+
 def _batches(
-    inputs: Tensor, labels: Tensor | None, settings: FineTuning, augment: Augment | None
+    inputs: Tensor, labels: Tensor | None, settings: FineTuning, augment: Augment | None, device: torch.device
 ) -> Iterator[tuple[Tensor, Tensor | None]]:
     generator = torch.Generator().manual_seed(settings.seed)
     used = len(inputs) // settings.batch_size * settings.batch_size
@@ -79,7 +105,7 @@ def _batches(
         for index in torch.split(order, settings.batch_size):
             batch = inputs[index.to(inputs.device)]
             batch = batch if augment is None else augment(batch, generator)
-            yield batch, None if labels is None else labels[index.to(labels.device)]
+            yield batch.to(device), None if labels is None else labels[index.to(labels.device)].to(device)
 
 
 def _loss(model: nn.Module, teacher: nn.Module, batch: Tensor, classes: Tensor | None, settings: FineTuning) -> Any:
