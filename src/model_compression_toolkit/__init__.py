@@ -38,7 +38,7 @@ if TYPE_CHECKING:
         plan_of,
         reestimate_batch_norm_statistics,
     )
-    from model_compression_toolkit.exporter import export, load, read_plan
+    from model_compression_toolkit.exporter import ParityError, export, load, read_plan
     from model_compression_toolkit.logger import set_log_folder
     from model_compression_toolkit.ptq.keras.quantization_facade import keras_post_training_quantization
     from model_compression_toolkit.ptq.pytorch.quantization_facade import pytorch_post_training_quantization
@@ -58,6 +58,7 @@ __all__ = [
     "ConformanceReport",
     "FineTuning",
     "Granularity",
+    "ParityError",
     "QATConfig",
     "QuantParams",
     "QuantizationConfig",
@@ -113,6 +114,7 @@ _LAZY = {
     "set_log_folder": "model_compression_toolkit.logger",
     "keras_load_quantized_model": "model_compression_toolkit.trainable_infrastructure.keras.load_model",
     "regularization_loss": "model_compression_toolkit.trainable_infrastructure.pytorch.regularization",
+    "ParityError": "model_compression_toolkit.exporter.common.export_report",
     "export": "model_compression_toolkit.exporter.export_facade",
     "load": "model_compression_toolkit.exporter.export_facade",
     "read_plan": "model_compression_toolkit.exporter.plan_file",

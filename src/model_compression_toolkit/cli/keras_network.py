@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 
 from mct_quantizers.common.untrusted import check_archive, check_is_file
-from model_compression_toolkit.core.common.batches import checked_array
 from model_compression_toolkit.core.keras.capture import run_model
 from model_compression_toolkit.core.keras.data import batches_of
 
@@ -47,11 +46,7 @@ def set_seed(seed: int) -> None:
     keras.utils.set_random_seed(seed)
 
 
-def samples(inputs: Array, labels: Array | None) -> tuple[Array, Array | None]:
-    """Inputs and labels as the training takes them."""
-    return checked_array(inputs), labels
-
-
-def classes(network: keras.Model, inputs: Array) -> Array:
-    """The class of each input, shape (N,)."""
-    return np.concatenate([run_model(network, batch)[0].argmax(axis=1) for batch in batches_of(inputs)])
+def first_output(network: keras.Model, inputs: Array) -> Array | None:
+    """The first output tensor for all inputs, shape (N, …); None where there is none."""
+    found = [run_model(network, batch)[0] for batch in batches_of(inputs)]
+    return np.concatenate(found) if all(item.ndim for item in found) else None

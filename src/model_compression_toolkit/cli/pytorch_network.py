@@ -7,16 +7,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch.utils import _pytree as pytree
 
 from mct_quantizers.common.files import check_tensor_bytes
 from mct_quantizers.common.untrusted import check_is_file
 from mct_quantizers.pytorch.model_description import max_state_bytes
-from model_compression_toolkit.core.pytorch.data import as_tensor, batches_of
+from model_compression_toolkit.core.pytorch.data import batches_of
 
 Array = npt.NDArray[Any]
 
@@ -60,16 +60,16 @@ def set_seed(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def samples(inputs: Array, labels: Array | None) -> tuple[Any, Any]:
-    """Inputs and labels as the training takes them."""
-    return as_tensor(inputs), None if labels is None else torch.tensor(labels.astype(np.int64))
-
-
 @torch.no_grad()
-def classes(network: Any, inputs: Array) -> Array:
-    """The class of each input, shape (N,)."""
-    found: Array = torch.cat([network(*batch).argmax(dim=1) for batch in batches_of(inputs)]).numpy()
-    return found
+def first_output(network: Any, inputs: Array) -> Array | None:
+    """The first output tensor for all inputs, shape (N, …); None where there is none."""
+    found: list[torch.Tensor] = []
+    for batch in batches_of(inputs):
+        outputs = [leaf for leaf in pytree.tree_leaves(network(*batch)) if isinstance(leaf, torch.Tensor)]
+        if not outputs:
+            return None
+        found.append(outputs[0])
+    return torch.cat(found).numpy() if all(item.ndim for item in found) else None
 
 
 def _load_weights(network: Any, path: Path) -> None:

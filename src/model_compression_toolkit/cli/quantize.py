@@ -5,14 +5,14 @@
 import importlib
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-import numpy as np
 import typer
 from rich.console import Console
 
 import model_compression_toolkit as mct
 from mct_quantizers import _lazy
+from model_compression_toolkit.cli.accuracy import accuracy_of
 from model_compression_toolkit.cli.user_files import load_config, load_data
 from model_compression_toolkit.core.common.report import plan_table, plan_totals
 from model_compression_toolkit.exporter.common.parity import ParityReport
@@ -28,6 +28,10 @@ def quantize(
     weights: Annotated[Path | None, typer.Option(help="Trained weights, a .safetensors state dict.")] = None,
     config: Annotated[Path | None, typer.Option(help="A JSON file with fields of QuantizationConfig.")] = None,
     bits: Annotated[str | None, typer.Option(help="Widths such as w4a4; stands above --config.")] = None,
+    first_last_bits: Annotated[
+        int | None,
+        typer.Option(help="Another width for the first and last layers and what feeds them; stands above --config."),
+    ] = None,
     qat_epochs: Annotated[int, typer.Option(min=0, help="Epochs of training with quantization; 0 for none.")] = 0,
     seed: Annotated[int, typer.Option(help="Seed of the training.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
@@ -35,13 +39,13 @@ def quantize(
     """Quantize your own network with your own data, export it, and prove the export.
 
     A PyTorch network is written to .onnx and .safetensors; a Keras model to .onnx and .keras, and on the TensorFlow
-    backend to .tflite.
+    backend to .tflite. Exit code 1 says that something failed, or that a file does not compute what the model computes.
     """
     is_keras = model.endswith(".keras")
     _lazy.import_optional("keras" if is_keras else "torch", needed_by="mct quantize")
     from mct_quantizers.common.files import check_writable, write_atomically
 
-    settings = load_config(config, bits)
+    settings = load_config(config, bits, first_last_bits)
     inputs, labels = load_data(data)
     wing = importlib.import_module(f"model_compression_toolkit.cli.{'keras' if is_keras else 'pytorch'}_network")
     network = wing.load_network(model, weights)
@@ -51,33 +55,27 @@ def quantize(
     for target in targets.values():
         check_writable(target)
 
-    if qat_epochs == 0:
-        quantized = mct.quantize(network, inputs, settings)
-    else:
-        wing.set_seed(seed)
-        prepared = mct.prepare_qat(network, inputs, settings)
+    wing.set_seed(seed)
+    quantized = (mct.prepare_qat if qat_epochs else mct.quantize)(network, inputs, settings)
+    float_accuracy, why_not = accuracy_of(wing, network, inputs, labels)
+    if qat_epochs:
         tuning = mct.FineTuning(epochs=qat_epochs, batch_size=min(64, len(inputs)), seed=seed)
-        samples, classes = wing.samples(inputs, labels)
-        mct.fine_tune(prepared, network, samples, classes, tuning)
-        quantized = mct.finalize(prepared)
+        mct.fine_tune(quantized, network, inputs, None if why_not else labels, tuning)
+        quantized = mct.finalize(quantized)
     plan = mct.plan_of(quantized)
     console = Console(quiet=as_json)
     console.print(plan_table(plan))
-    parities: dict[str, ParityReport] = {}
-    notes = list(plan.notes)
-    for name in model_files:
-        # The other files hold the model itself.
-        verify = inputs if name.endswith((".onnx", ".tflite")) else None
-        report = mct.export(quantized, targets[name], verify=verify, quiet=as_json or verify is None)
-        notes += report.notes
-        if report.parity is not None:
-            parities[name] = report.parity
+    # No report of another model stands beside these files, whatever happens from here on.
+    targets["report.json"].unlink(missing_ok=True)
+    parities, failures, more_notes = _export_all(quantized, [targets[name] for name in model_files], inputs, as_json)
     accuracy = None
-    if labels is not None:
-        networks = {"float": network, "quantized": quantized}
-        accuracy = {key: 100.0 * float(np.mean(wing.classes(net, inputs) == labels)) for key, net in networks.items()}
+    if float_accuracy is not None:
+        quantized_accuracy, _ = accuracy_of(wing, quantized, inputs, labels)
+        accuracy = {"float": float_accuracy, "quantized": quantized_accuracy}
+    notes = [*plan.notes, *more_notes, *([why_not] if why_not else [])]
     litert = parities.get("model.tflite")
     result = {
+        "proven": not failures,
         "accuracy": accuracy,
         "files": [str(target) for target in targets.values()],
         **plan_totals(plan),
@@ -95,5 +93,26 @@ def quantize(
     for note in notes:
         console.print(f"note: {note}", markup=False)
     console.print(f"wrote {', '.join(str(target) for target in targets.values())}")
-    if not all(parity.passed for parity in parities.values()):
-        raise typer.Exit(1)
+    if failures:
+        raise RuntimeError(" ".join(failures))
+
+
+def _export_all(
+    model: Any, targets: list[Path], inputs: Any, quiet: bool
+) -> tuple[dict[str, ParityReport], list[str], list[str]]:
+    """The comparisons by the names of the files, what failed, and notes."""
+    parities: dict[str, ParityReport] = {}
+    failures: list[str] = []
+    notes: list[str] = []
+    for target in targets:
+        # The other files hold the model itself.
+        verify = inputs if target.suffix in (".onnx", ".tflite") else None
+        try:
+            report = mct.export(model, target, verify=verify, quiet=quiet or verify is None)
+        except mct.ParityError as error:
+            report = error.report
+            failures.append(str(error).splitlines()[0])
+        notes += report.notes
+        if report.parity is not None:
+            parities[target.name] = report.parity
+    return parities, failures, notes

@@ -16,14 +16,16 @@ from model_compression_toolkit.core.common.quantization_config import Quantizati
 Array = npt.NDArray[Any]
 
 
-def load_config(path: Path | None, bits: str | None) -> QuantizationConfig:
-    """The configuration of a JSON file, at the widths of `bits` where given.
+def load_config(path: Path | None, bits: str | None, first_last_bits: int | None = None) -> QuantizationConfig:
+    """The configuration of a JSON file, at the widths of `bits` and `first_last_bits` where given.
 
     Raises:
         OSError: the file cannot be read.
         ValueError: no configuration, or `bits` of another form.
     """
     config = QuantizationConfig() if path is None else QuantizationConfig.from_json(path)
+    if first_last_bits is not None:
+        config = dataclasses.replace(config, first_last_bits=first_last_bits)
     if bits is None:
         return config
     widths = QuantizationConfig.from_bits(bits)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from mct_quantizers import _lazy
 
 if TYPE_CHECKING:
-    from model_compression_toolkit.exporter.common.export_report import ExportReport
+    from model_compression_toolkit.exporter.common.export_report import ExportReport, ParityError
     from model_compression_toolkit.exporter.common.format import ExportFormat
     from model_compression_toolkit.exporter.common.parity import ParityReport
     from model_compression_toolkit.exporter.common.serialization import (
@@ -25,6 +25,7 @@ __all__ = [
     "ExportFormat",
     "ExportReport",
     "KerasExportSerializationFormat",
+    "ParityError",
     "ParityReport",
     "PytorchExportSerializationFormat",
     "QuantizationFormat",
@@ -40,6 +41,7 @@ _HERE = "model_compression_toolkit.exporter"
 _LAZY = {
     "ExportFormat": f"{_HERE}.common.format",
     "ExportReport": f"{_HERE}.common.export_report",
+    "ParityError": f"{_HERE}.common.export_report",
     "ParityReport": f"{_HERE}.common.parity",
     **dict.fromkeys(
         ("KerasExportSerializationFormat", "PytorchExportSerializationFormat", "QuantizationFormat"),

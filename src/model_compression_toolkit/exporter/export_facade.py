@@ -34,6 +34,7 @@ def export(model: Any, path: str | Path, example: Any = None, verify: Any = None
         TypeError: an argument of the wrong type.
         ValueError: another suffix; a model that is not frozen or cannot be exported; unusable inputs.
         OSError: the file cannot be written; what was there before stays.
+        ParityError: `verify` was given, and file and model differ; the file stays, the error has the report.
         ImportError: what the format needs is not installed.
     """
     format_of(path)

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The commands as a user calls them: results, exit codes, one-line errors."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -13,8 +14,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+import model_compression_toolkit as mct
 from model_compression_toolkit import cli
 from model_compression_toolkit.cli import demo
+from model_compression_toolkit.exporter.pytorch import export_facade, parity
 
 FACTORY = """
 import torch
@@ -25,6 +28,13 @@ def build():
     return nn.Sequential(
         nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3)
     )
+
+def regression():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 1), nn.Flatten(0))
+
+def features():
+    return nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Conv2d(3, 2, 3))
 
 not_a_function = 5
 
@@ -118,7 +128,7 @@ def test_quantize_reads_a_folder_of_arrays(workspace, monkeypatch, capsys):
 
 @pytest.mark.parametrize("name", ["model.onnx", "model.safetensors"])
 def test_inspect_prints_the_plan_of_what_was_written(name, workspace, monkeypatch, capsys):
-    assert run(monkeypatch, *QUANTIZE, "--bits", "w4a4") == 0
+    assert run(monkeypatch, *QUANTIZE, "--bits", "w4a4", "--first-last-bits", 8) == 0
     capsys.readouterr()
     assert run(monkeypatch, "inspect", f"out/{name}", "--json") == 0
     plan = json.loads(capsys.readouterr().out)
@@ -129,6 +139,63 @@ def test_inspect_prints_the_plan_of_what_was_written(name, workspace, monkeypatc
     text = capsys.readouterr().out
     assert "3 weights and 3 activations quantized" in text
     assert "accumulator" in text
+
+
+@pytest.mark.parametrize(("bits", "expected"), [((), {4}), (("--first-last-bits", 6), {4, 6})])
+def test_the_widths_asked_for_are_the_widths_of_the_file(bits, expected, workspace, monkeypatch, capsys):
+    Path("config.json").write_text('{"weights": {"num_bits": 2}, "first_last_bits": null}', encoding="utf-8")
+    assert run(monkeypatch, *QUANTIZE, "--config", "config.json", "--bits", "w4a4", *bits, "--json") == 0
+    plan = mct.QuantizationPlan.from_dict(json.loads(capsys.readouterr().out)["plan"])
+    assert {tensor.config.num_bits for tensor in plan.quantized()} == expected
+
+
+@pytest.mark.parametrize(("factory", "shape"), [("regression", "(96,)"), ("features", "(96, 2, 4, 4)")])
+@pytest.mark.parametrize("epochs", [0, 1])
+def test_outputs_without_classes_are_reported_without_accuracy(factory, shape, epochs, workspace, monkeypatch, capsys):
+    assert run(monkeypatch, *with_model(f"user_network:{factory}"), "--qat-epochs", epochs) == 0
+    report = json.loads((workspace / "out" / "report.json").read_text(encoding="utf-8"))
+    assert report["proven"] is True
+    assert report["accuracy"] is None
+    note = f"`y` is not used: it needs an output of class scores, shape (N, C). The network has shape {shape}"
+    assert note in report["notes"]
+    assert note in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("as_json", [(), ("--json",)])
+def test_a_file_that_is_not_proven_fails_with_its_report(as_json, workspace, monkeypatch, capsys):
+    compare = parity.compare_onnx
+
+    def differently(*arguments):
+        return dataclasses.replace(compare(*arguments), replayed_output_difference=0.5)
+
+    monkeypatch.setattr(parity, "compare_onnx", differently)
+    Path("out").mkdir()
+    Path("out/report.json").write_text("old", encoding="utf-8")
+    assert run(monkeypatch, *QUANTIZE, *as_json) == 1
+    captured = capsys.readouterr()
+    assert captured.err.count("\n") == 1
+    assert "out/model.onnx was written, but does not compute what the model computes" in captured.err
+    report = json.loads(Path("out/report.json").read_text(encoding="utf-8"))
+    assert report["proven"] is False
+    assert report["parity"]["first_divergence"] == "output"
+    assert report["accuracy"] is not None
+    assert all(Path(file).exists() for file in report["files"])
+    if as_json:
+        assert json.loads(captured.out) == report
+
+
+def test_an_old_report_never_stands_beside_a_new_model(workspace, monkeypatch, capsys):
+    assert run(monkeypatch, *QUANTIZE) == 0
+    old = Path("out/model.onnx").read_bytes()
+
+    def refused(*_):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(export_facade, "save_frozen", refused)
+    assert run(monkeypatch, *QUANTIZE, "--bits", "w4a4") == 1
+    assert "no space left" in capsys.readouterr().err
+    assert Path("out/model.onnx").read_bytes() != old
+    assert not Path("out/report.json").exists()
 
 
 ERRORS = {
@@ -228,6 +295,7 @@ def test_demo_runs_every_model_and_proves_each_file(tmp_path, monkeypatch, capsy
     assert [row["model"] for row in rows] == ["float", "w8a8", "w4a4", "w2a4", "w2a2"]
     for row in rows[1:]:
         assert row["weights_equal"], row
+        assert row["proven"] is True, row
         assert row["max_steps"] <= 1, row
         assert (tmp_path / "demo" / f"{row['model']}.onnx").stat().st_size == row["file_size"]
     sizes = {row["model"]: row["file_size"] for row in rows}

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
 import os
+import pickle
 import subprocess
 import sys
 
@@ -14,6 +15,7 @@ from export_networks import Small
 import model_compression_toolkit as mct
 from model_compression_toolkit import exporter
 from model_compression_toolkit.exporter import ExportFormat, export, load, read_plan
+from model_compression_toolkit.exporter.pytorch import export_facade
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +66,7 @@ def test_safetensors_reads_the_integers_back(model, tmp_path, capsys):
     assert report.parity.passed
     assert [tensor.name for tensor in report.parity.tensors] == ["first.weight", "last.weight"]
     assert report.parity.num_samples == 0
-    assert report.parity.weight_bytes == 16 * 32 + 32 * 4
+    assert report.parity.weight_bytes == (16 * 32 + 32 * 4) // 2
     assert "Parity passed" in capsys.readouterr().out
     inputs = torch.randn(4, 16)
     assert torch.equal(load(report.path, Small())(inputs), model(inputs))
@@ -123,6 +125,34 @@ def test_an_interrupted_export_leaves_the_old_file_whole(model, tmp_path, monkey
     with pytest.raises(OSError, match="no space left"):
         export(model, path, example=torch.randn(4, 16), quiet=True)
     assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [(name, b"old")]
+
+
+@pytest.mark.parametrize("quiet", [True, False])
+@pytest.mark.parametrize("suffix", [".onnx", ".safetensors"])
+def test_a_file_that_computes_something_else_raises_and_stays(model, tmp_path, monkeypatch, capsys, suffix, quiet):
+    torch.manual_seed(1)
+    other = mct.quantize(Small().eval(), torch.randn(32, 16), mct.QuantizationConfig.from_bits("w4a8"))
+    inputs = torch.randn(8, 16)
+    content = export(other, tmp_path / f"other{suffix}", example=inputs, quiet=True).path.read_bytes()
+    for name, target in (("write_atomically", 0), ("save_frozen", 1)):
+        # What comes between the export and the comparison: another model's file.
+        monkeypatch.setattr(export_facade, name, lambda *args, at=target: args[at].write_bytes(content))
+    path = tmp_path / f"model{suffix}"
+    with pytest.raises(exporter.ParityError, match=r"does not compute what the model computes.*first at") as raised:
+        export(model, path, verify=inputs, quiet=quiet)
+    assert isinstance(raised.value, RuntimeError)
+    report = raised.value.report
+    assert report.path == path
+    assert path.read_bytes() == content
+    assert report.parity.first_divergence in ("x.output", "first.weight")
+    assert not report.parity.passed
+    assert "Parity FAILED" in str(raised.value)
+    assert ("Parity FAILED" in capsys.readouterr().out) is not quiet
+    twin = pickle.loads(pickle.dumps(raised.value))
+    assert twin.report == report
+    assert str(twin) == str(raised.value)
+    # Without a comparison nothing is claimed.
+    assert export(model, path, example=inputs, quiet=True).parity is None
 
 
 def test_what_cannot_be_written_is_told_before_the_work(tmp_path):

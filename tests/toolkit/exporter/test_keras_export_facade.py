@@ -11,6 +11,7 @@ from toolkit.keras_models import images, residual
 
 import model_compression_toolkit as mct
 from model_compression_toolkit.exporter import ExportFormat, read_plan
+from model_compression_toolkit.exporter.keras import export_facade
 
 pytestmark = pytest.mark.keras
 
@@ -56,6 +57,24 @@ def test_litert_is_named_as_in_the_plan_or_says_which_backend_it_needs(frozen, t
     report = mct.export(frozen, path, verify=images(32), quiet=True)
     assert report.parity.passed
     assert {t.name for t in report.parity.tensors} == {t.name for t in mct.plan_of(frozen).quantized()}
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".tflite"])
+def test_a_file_that_computes_something_else_raises_and_stays(tmp_path, monkeypatch, suffix):
+    if suffix == ".tflite" and keras.config.backend() != "tensorflow":
+        pytest.skip("LiteRT is written from TensorFlow")
+    data = np.random.default_rng(0).normal(size=(16, 4)).astype(np.float32)
+    networks = []
+    for seed in (0, 1):
+        keras.utils.set_random_seed(seed)
+        network = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, activation="relu", name="dense")])
+        networks.append(mct.quantize(network, data))
+    content = mct.export(networks[1], tmp_path / f"other{suffix}", quiet=True).path.read_bytes()
+    monkeypatch.setattr(export_facade, "write_atomically", lambda path, write: path.write_bytes(content))
+    with pytest.raises(mct.ParityError, match="first at ") as raised:
+        mct.export(networks[0], tmp_path / f"model{suffix}", verify=data, quiet=True)
+    assert raised.value.report.parity.first_divergence in ("input.output", "dense.kernel", "input_layer.output")
+    assert (tmp_path / f"model{suffix}").read_bytes() == content
 
 
 def test_what_cannot_be_exported_leaves_nothing(model, frozen, tmp_path):

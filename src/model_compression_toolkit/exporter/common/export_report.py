@@ -11,7 +11,7 @@ from rich.console import Console
 from model_compression_toolkit.exporter.common.format import ExportFormat
 from model_compression_toolkit.exporter.common.parity import ParityReport
 
-__all__ = ["ExportReport", "print_report"]
+__all__ = ["ExportReport", "ParityError", "finish"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +47,39 @@ class ExportReport:
         return "\n".join(lines if self.parity is None else [*lines, str(self.parity)])
 
 
-def print_report(report: ExportReport) -> None:
-    """Print the comparison and the notes of an export."""
+class ParityError(RuntimeError):
+    """The file that an export wrote does not compute what the model computes. The file stays where it is.
+
+    Attributes:
+        report: what was written, and in `report.parity` how it differs.
+    """
+
+    def __init__(self, report: ExportReport) -> None:
+        super().__init__(report)
+        self.report = report
+
+    def __str__(self) -> str:
+        where = None if self.report.parity is None else self.report.parity.first_divergence
+        return (
+            f"{self.report.path} was written, but does not compute what the model computes: it differs first at "
+            f"{where}. `report.parity` of this error has the numbers of every tensor.\n{self.report.parity}"
+        )
+
+
+def finish(report: ExportReport, quiet: bool) -> ExportReport:
+    """Print the comparison and the notes of an export unless it is to be quiet, and return its report.
+
+    Raises:
+        ParityError: a comparison was asked for, and file and model differ.
+    """
+    if not quiet:
+        _print(report)
+    if report.parity is not None and not report.parity.passed:
+        raise ParityError(report)
+    return report
+
+
+def _print(report: ExportReport) -> None:
     console = Console(soft_wrap=True)
     if report.parity is not None:
         console.print(report.parity.render())

@@ -15,7 +15,7 @@ from model_compression_toolkit.core.common.progress import working
 from model_compression_toolkit.core.keras.data import batches_of
 from model_compression_toolkit.core.keras.layerwise_model import LayerwiseModel
 from model_compression_toolkit.core.keras.surgery import names_of, plan_of, quantizer_of
-from model_compression_toolkit.exporter.common.export_report import ExportReport, print_report
+from model_compression_toolkit.exporter.common.export_report import ExportReport, finish
 from model_compression_toolkit.exporter.common.format import ExportFormat, format_of
 from model_compression_toolkit.exporter.common.parity import ParityReport
 
@@ -46,6 +46,7 @@ def export(
         ValueError: another suffix; a model that is not frozen or cannot be exported; unusable inputs; another backend
             than the format needs.
         OSError: the file cannot be written; what was there before stays.
+        ParityError: `verify` was given, and file and model differ; the file stays, the error has the report.
         ImportError: what the format needs is not installed.
     """
     del example
@@ -64,9 +65,7 @@ def export(
     else:
         parity = _write(model, target, file_format, verify)
         report = ExportReport(target, file_format, target.stat().st_size, (), parity)
-    if not quiet:
-        print_report(report)
-    return report
+    return finish(report, quiet)
 
 
 def load(path: str | Path, model: keras.Model) -> keras.Model:

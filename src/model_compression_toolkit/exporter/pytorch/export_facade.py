@@ -13,7 +13,7 @@ from mct_quantizers._lazy import import_optional
 from mct_quantizers.common.files import check_writable, write_atomically
 from model_compression_toolkit.core.common.progress import working
 from model_compression_toolkit.core.pytorch.data import Batch, batches_of
-from model_compression_toolkit.exporter.common.export_report import ExportReport, print_report
+from model_compression_toolkit.exporter.common.export_report import ExportReport, finish
 from model_compression_toolkit.exporter.common.format import ExportFormat, format_of
 from model_compression_toolkit.exporter.common.parity import ParityReport
 from model_compression_toolkit.exporter.pytorch.frozen import frozen_plan
@@ -49,6 +49,7 @@ def export(
         ValueError: another suffix; a model that is not frozen or cannot be exported, as one with a quantizer of the
             user's own that has neither grid nor table cannot be to .safetensors; unusable inputs.
         OSError: the file cannot be written; what was there before stays.
+        ParityError: `verify` was given, and file and model differ; the file stays, the error has the report.
         ImportError: onnx or onnxruntime is not installed and the file is .onnx.
     """
     file_format = format_of(path, FORMATS)
@@ -60,9 +61,7 @@ def export(
         save_frozen(model, target)
         notes, parity = (), None if verify is None else compare_frozen(model, target)
     report = ExportReport(target, file_format, target.stat().st_size, notes, parity)
-    if not quiet:
-        print_report(report)
-    return report
+    return finish(report, quiet)
 
 
 def load(path: str | Path, model: nn.Module) -> nn.Module:
