@@ -40,7 +40,7 @@ def main() -> None:
         files = {name: Path(folder, f"{name}.onnx") for name in ("float", "w8a8", "w4a8")}
         torch.onnx.export(model, (images,), files["float"], dynamo=True, external_data=False, verbose=False)
         for bits in ("w8a8", "w4a8"):
-            quantized = mct.quantize(model, images, mct.QuantizationConfig.from_bits(bits))
+            quantized = mct.quantize(model, images, mct.QuantizationConfig.from_bits(bits, first_last_bits=8))
             mct.export(quantized, files[bits], images, quiet=True)
         sessions = {name: session(path) for name, path in files.items()}
         float_arithmetic = {"session.disable_quant_qdq": "1"}

@@ -118,6 +118,8 @@ def exported(frozen: Any, batches: list[Any], suffix: str) -> dict[str, Any]:
         try:
             start = time.perf_counter()
             report = mct.export(frozen, Path(folder, f"model{suffix}"), verify=batches, quiet=True)
+        except mct.ParityError as error:
+            report = error.report
         except ValueError as error:
             return {"refused": str(error).splitlines()[0]}
     parity = report.parity

@@ -55,7 +55,8 @@ def measure(repetitions: int) -> dict[str, Any]:
     images = np.random.default_rng(SEED).normal(size=(BATCH, 32, 32, 3)).astype(np.float32)
     labels = np.random.default_rng(SEED).integers(0, 10, BATCH)
     model = resnet20()
-    networks = {"float": model, "QAT": mct.prepare_qat(model, images, mct.QuantizationConfig.from_bits("w4a4"))}
+    config = mct.QuantizationConfig.from_bits("w4a4", first_last_bits=8)
+    networks = {"float": model, "QAT": mct.prepare_qat(model, images, config)}
     steps, first = {}, {}
     for kind, network in networks.items():
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)

@@ -31,7 +31,8 @@ def project(network: nn.Module, images: Tensor) -> Prepared:
     """This project: LSQ, weights per channel, first and last layer at 8 bits."""
     import model_compression_toolkit as mct
 
-    return _of_wrappers(mct.prepare_qat(network, images, mct.QuantizationConfig.from_bits("w4a4")))
+    config = mct.QuantizationConfig.from_bits("w4a4", first_last_bits=8)
+    return _of_wrappers(mct.prepare_qat(network, images, config))
 
 
 def model_compression_toolkit(method: str) -> Callable[[nn.Module, Tensor], Prepared]:

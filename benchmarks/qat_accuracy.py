@@ -22,7 +22,9 @@ def run(seed: int) -> dict[str, float]:
     results = {"float": digits.accuracy(model, test_images, test_labels)}
     for bits, epochs in QAT_EPOCHS.items():
         for mode in MODES:
-            prepared = mct.prepare_qat(model, images, mct.QuantizationConfig.from_bits(bits, batch_norm=mode))
+            prepared = mct.prepare_qat(
+                model, images, mct.QuantizationConfig.from_bits(bits, first_last_bits=8, batch_norm=mode)
+            )
             mct.fine_tune(prepared, model, images, labels, mct.FineTuning(epochs=epochs, seed=seed), digits.augment)
             results[f"{bits} {mode}"] = digits.accuracy(mct.finalize(prepared), test_images, test_labels)
     return results

@@ -105,7 +105,7 @@ def settings_of(method: str, steps: int) -> dict[str, Any]:
 
 def train(task: Task, method: str, bits: str, epochs: int, seed: int) -> float:
     """Accuracy of the frozen model, in percent."""
-    config = mct.QuantizationConfig.from_bits(bits)
+    config = mct.QuantizationConfig.from_bits(bits, first_last_bits=8)
     weights, activations = method, method
     grids = method_class(method).supports
     if config.weights.method not in grids:

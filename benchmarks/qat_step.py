@@ -33,7 +33,7 @@ def networks(name: str) -> tuple[dict[str, nn.Module], Tensor, Tensor]:
     torch.manual_seed(SEED)
     make, batch = MODELS[name]
     model, images, labels = make(), torch.randn(batch, 3, 32, 32), torch.randint(0, 10, (batch,))
-    prepared = mct.prepare_qat(model, images, mct.QuantizationConfig.from_bits("w4a4"))
+    prepared = mct.prepare_qat(model, images, mct.QuantizationConfig.from_bits("w4a4", first_last_bits=8))
     return {"float": model, "QAT": prepared}, images, labels
 
 

@@ -46,7 +46,7 @@ def stages(name: str) -> dict[str, float]:
         return outcome
 
     measured("plain inference", lambda: model(images))
-    config = mct.QuantizationConfig.from_bits("w4a8")
+    config = mct.QuantizationConfig.from_bits("w4a8", first_last_bits=8)
     prepared = measured("prepare", partial(mct.prepare_qat, model, images, config))
     frozen = measured("finalize", partial(mct.finalize, prepared))
     with tempfile.TemporaryDirectory() as folder:
