@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+import model_compression_toolkit as mct
+
 README = Path(__file__).parents[1] / "README.md"
 
 
@@ -22,6 +24,10 @@ def test_example_exports_a_verified_file(tmp_path, monkeypatch):
     names: dict = {}
     exec(compile(example, str(README), "exec"), names)
     assert names["report"].parity.passed
+    plan = names["mct"].plan_of(names["quantized"])
+    assert {tensor.name: tensor.params.num_bits for tensor in plan.quantized()} == dict.fromkeys(
+        ("input_1.output", "0.weight", "1.output", "3.weight"), 4
+    )
     assert (tmp_path / "model.onnx").stat().st_size == names["report"].file_size
 
 
@@ -32,6 +38,8 @@ def test_second_example_is_a_method_for_both_frameworks(tmp_path):
     code = (
         example
         + """
+assert {tensor.params.num_bits for tensor in mct.plan_of(frozen).quantized()} == {4}
+assert {tensor.training_method for tensor in mct.plan_of(frozen).quantized()} == {"TQT"}
 assert np.array_equal(frozen(torch.from_numpy(x)).detach(), prepared.eval()(torch.from_numpy(x)).detach())
 assert kernel.params.threshold == 2.0 ** np.round(np.log2(kernel.params.threshold))
 trained = network.predict(x, verbose=0)
@@ -57,7 +65,7 @@ import model_compression_toolkit as mct
 torch.manual_seed(0)
 model = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.ReLU(), torch.nn.Linear(16, 4))
 config = mct.QuantizationConfig(
-    weights=mct.TensorConfig(num_bits=3), activations=mct.TensorConfig(num_bits=3), first_last_bits=None
+    mct.TensorConfig(num_bits=3), mct.TensorConfig(num_bits=3, method=QuantizationMethod.SYMMETRIC)
 )
 prepared = mct.prepare_qat(model, torch.randn(64, 8), config, mct.QATConfig("CLIPPING", "CLIPPING"))
 losses = mct.fine_tune(prepared, model, torch.randn(256, 8), settings=mct.FineTuning(epochs=10))
@@ -106,7 +114,14 @@ def test_examples_of_the_runtime_run_as_printed(tmp_path, monkeypatch):
 def test_examples_of_training_run_as_printed(tmp_path):
     pytest.importorskip("torch")
     pytest.importorskip("keras.layers")
-    code = "\n".join(examples_of(README.with_name("docs") / "training.md"))
+    first, *others = examples_of(README.with_name("docs") / "training.md")
+    check = """
+widths = {tensor.name: tensor.params.num_bits for tensor in mct.plan_of(quantized).quantized()}
+assert widths == {"input_1.output": 8, "0.weight": 3, "1.output": 8, "2.weight": 3}, widths
+grids = {(tensor.is_weight, tensor.config.granularity.value) for tensor in mct.plan_of(quantized).quantized()}
+assert grids == {(True, "per_channel"), (False, "per_tensor")}, grids
+"""
+    code = "\n".join([first, check, *others])
     # In a process of its own: training methods and quantizer classes would stay registered in this one.
     subprocess.run([sys.executable, "-W", "error::UserWarning", "-c", code], check=True, cwd=tmp_path)
     assert (tmp_path / "network.keras").exists()
@@ -120,6 +135,8 @@ def test_the_example_of_the_keras_page_runs(tmp_path, monkeypatch):
     names = {}
     exec(compile(code, "keras.md", "exec"), names)
     assert names["report"].parity.passed
+    for tensor in mct.plan_of(names["quantized"]).quantized():
+        assert tensor.params.num_bits == (4 if tensor.is_weight else 8)
 
 
 def test_readme_is_short():
