@@ -64,9 +64,8 @@ import model_compression_toolkit as mct
 
 torch.manual_seed(0)
 model = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.ReLU(), torch.nn.Linear(16, 4))
-config = mct.QuantizationConfig(
-    mct.TensorConfig(num_bits=3), mct.TensorConfig(num_bits=3, method=QuantizationMethod.SYMMETRIC)
-)
+grid = mct.TensorConfig(3, QuantizationMethod.SYMMETRIC, "per_tensor")
+config = mct.QuantizationConfig(grid, grid)
 prepared = mct.prepare_qat(model, torch.randn(64, 8), config, mct.QATConfig("CLIPPING", "CLIPPING"))
 losses = mct.fine_tune(prepared, model, torch.randn(256, 8), settings=mct.FineTuning(epochs=10))
 assert losses[-1] < 0.7 * losses[0], losses

@@ -305,7 +305,7 @@ def test_what_cannot_be_folded_stays_and_computes_the_same(make, verb):
 
 def prepared(kind="conv2d", bits="w8a8", **arguments):
     model, data = network(kind, **arguments)
-    return mct.prepare_qat(model, data, mct.QuantizationConfig.from_bits(bits)), model, data
+    return mct.prepare_qat(model, data, mct.QuantizationConfig.from_bits(bits, first_last_bits=8)), model, data
 
 
 @trained_kinds

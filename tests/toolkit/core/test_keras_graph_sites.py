@@ -187,9 +187,9 @@ def widths(of_plan):
     return {tensor.name: tensor.config.num_bits for tensor in of_plan.quantized()}
 
 
-def test_the_first_and_last_layers_and_what_feeds_them_keep_8_bits():
+def test_the_first_and_last_layers_and_what_feeds_them_get_the_width_that_is_named():
     model, inputs = built("residual")
-    found = widths(plan_of(quantize(model, inputs, QuantizationConfig.from_bits("w4a6"))))
+    found = widths(plan_of(quantize(model, inputs, QuantizationConfig.from_bits("w4a6", first_last_bits=8))))
     assert found == {
         "image.output": 8, "stem_conv.kernel": 8, "stem_relu.output": 6, "depthwise.kernel": 4, "relu.output": 6,
         "pool.output": 8, "head.kernel": 8,
@@ -198,7 +198,7 @@ def test_the_first_and_last_layers_and_what_feeds_them_keep_8_bits():
 
 def test_every_input_and_every_output_has_a_first_and_a_last_layer():
     model, inputs = built("dictionaries")
-    found = widths(plan_of(quantize(model, [inputs], QuantizationConfig.from_bits("w4a6"))))
+    found = widths(plan_of(quantize(model, [inputs], QuantizationConfig.from_bits("w4a6", first_last_bits=8))))
     assert {name for name, bits in found.items() if bits == 8} == {
         "left.output", "right.output", "of_left.kernel", "of_right.kernel", "of_right.output", "product.output",
         "total.kernel", "gate.kernel",
@@ -208,7 +208,7 @@ def test_every_input_and_every_output_has_a_first_and_a_last_layer():
 
 def test_without_a_width_for_the_ends_all_layers_are_alike():
     model, inputs = built("residual")
-    found = plan_of(quantize(model, inputs, QuantizationConfig.from_bits("w4a6", first_last_bits=None)))
+    found = plan_of(quantize(model, inputs, QuantizationConfig.from_bits("w4a6")))
     assert {(tensor.is_weight, tensor.config.num_bits) for tensor in found.quantized()} == {(True, 4), (False, 6)}
 
 

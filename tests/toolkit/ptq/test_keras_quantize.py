@@ -471,7 +471,7 @@ def test_the_facade_of_the_interface_returns_model_and_information():
     assert np.array_equal(run(ours, inputs), run(quantized("residual"), inputs))
     assert information.quantization_plan == mct.plan_of(ours)
     assert information.mixed_precision_cfg == [8, 8, 8]
-    low = mct.QuantizationConfig.from_bits("w4a8")
+    low = mct.QuantizationConfig.from_bits("w4a8", first_last_bits=8)
     _, information = mct.keras_post_training_quantization(model, lambda: iter([[inputs]]), core_config=low)
     assert information.mixed_precision_cfg == [8, 4, 8]
 

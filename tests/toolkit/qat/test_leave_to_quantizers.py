@@ -96,7 +96,7 @@ class Twice(nn.Module):
 
 def prepared(model):
     torch.manual_seed(0)
-    return mct.prepare_qat(model, IMAGES, mct.QuantizationConfig.from_bits("w4a4"))
+    return mct.prepare_qat(model, IMAGES, mct.QuantizationConfig.from_bits("w4a4", first_last_bits=8))
 
 
 def left_in(model, monkeypatch):
