@@ -23,8 +23,8 @@ def export(model: Any, path: str | Path, example: Any = None, verify: Any = None
             (LiteRT, 8-bit integers, runs without this package; on the TensorFlow backend) or .keras.
         example: inputs as for calibration, of which the first batch is used; .onnx of a PyTorch model needs it where
             `verify` is not given.
-        verify: inputs as for calibration, on all of which file and model are compared. For .safetensors the integers of
-            the weights are read back and compared, on no inputs; .keras is the model itself, and is not compared.
+        verify: inputs as for calibration, on all of which file and model are compared; a .keras file is loaded for it.
+            For .safetensors the integers of the weights are read back and compared, on no inputs.
         quiet: whether to print nothing.
 
     Returns:

@@ -18,6 +18,7 @@ from model_compression_toolkit.core.keras.surgery import names_of, plan_of, quan
 from model_compression_toolkit.exporter.common.export_report import ExportReport, finish
 from model_compression_toolkit.exporter.common.format import ExportFormat, format_of
 from model_compression_toolkit.exporter.common.parity import ParityReport
+from model_compression_toolkit.exporter.keras.frozen_parity import compare_keras
 
 __all__ = ["export", "load"]
 
@@ -35,7 +36,7 @@ def export(
         path: where to write; the suffix tells the format: .onnx (standard ONNX), .tflite (LiteRT, 8-bit integers; on
             the TensorFlow backend) or .keras (the model itself).
         example: not needed; the shapes of a Keras model are known.
-        verify: inputs as for calibration, on all of which file and model are compared; not for .keras.
+        verify: inputs as for calibration, on all of which file and model are compared; a .keras file is loaded for it.
         quiet: whether to print nothing.
 
     Returns:
@@ -58,13 +59,9 @@ def export(
             f"`path` must end with .keras for this model, whose own code computes it. Received: {target.name}. Other "
             f"formats need a graph of calls: {'; '.join(plan_of(model).notes)}"
         )
-    if file_format is ExportFormat.KERAS:
-        content = _keras_content(model)
-        write_atomically(target, lambda file: file.write(content))
-        report = ExportReport(target, file_format, target.stat().st_size)
-    else:
-        parity = _write(model, target, file_format, verify)
-        report = ExportReport(target, file_format, target.stat().st_size, (), parity)
+    write = _write_keras if file_format is ExportFormat.KERAS else _write
+    parity = write(model, target, file_format, verify)
+    report = ExportReport(target, file_format, target.stat().st_size, (), parity)
     return finish(report, quiet)
 
 
@@ -110,6 +107,14 @@ def _write(model: keras.Model, target: Path, file_format: ExportFormat, verify: 
         return None
     compared: ParityReport = getattr(parity, f"compare_{name}")(model, target, batches)
     return _by_plan_names(compared, model)
+
+
+def _write_keras(model: keras.Model, target: Path, file_format: ExportFormat, verify: Any) -> ParityReport | None:
+    del file_format
+    batches = None if verify is None else batches_of(verify)
+    content = _keras_content(model)
+    write_atomically(target, lambda file: file.write(content))
+    return None if batches is None else compare_keras(model, target, batches)
 
 
 def _by_plan_names(report: ParityReport, model: keras.Model) -> ParityReport:
