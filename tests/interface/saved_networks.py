@@ -181,7 +181,7 @@ def write(folder: Path) -> None:
         runtime = add_metadata(torch_network(), {"made_by": "saved_networks.py"})
         pytorch_save_quantized_model(runtime, folder / "runtime.safetensors")
         outputs["runtime_safetensors"] = runtime(first).numpy()
-        frozen = mct.quantize(float_network(), [first], mct.QuantizationConfig.from_bits("w4a8"))
+        frozen = mct.quantize(float_network(), [first], mct.QuantizationConfig.from_bits("w4a8", first_last_bits=8))
         for suffix in ("safetensors", "onnx"):
             mct.export(frozen, folder / f"frozen.{suffix}", [first], quiet=True)
         outputs["frozen"] = frozen(first).numpy()

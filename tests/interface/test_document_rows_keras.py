@@ -589,7 +589,7 @@ def plan(target):
     """The calibrated plan of a tensor on a symmetric grid."""
     is_weight = target is WEIGHTS
     site = TensorSite("dense", "kernel" if is_weight else "output", target, "Dense", (2, 2))
-    return TensorPlan(site, mct.TensorConfig(num_bits=4), from_threshold(np.ones(1), 4, True))
+    return TensorPlan(site, mct.TensorConfig(4, SYMMETRIC, "per_tensor"), from_threshold(np.ones(1), 4, True))
 
 
 @pytest.mark.parametrize("is_enumeration", [False, True])

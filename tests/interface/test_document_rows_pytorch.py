@@ -34,8 +34,8 @@ POT, SYMMETRIC, UNIFORM = (
     QuantizationMethod.UNIFORM,
 )
 NAME = "my_threshold"
-FOUR_BITS = mct.TensorConfig(num_bits=4)
-CONFIG = mct.QuantizationConfig(weights=FOUR_BITS, activations=FOUR_BITS, first_last_bits=None)
+FOUR_BITS = mct.TensorConfig(4, SYMMETRIC, "per_tensor")
+CONFIG = mct.QuantizationConfig(weights=FOUR_BITS, activations=FOUR_BITS)
 compiles = pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 kinds = pytest.mark.parametrize("kind", ["weights", "activations"])
 

@@ -105,10 +105,10 @@ def _export_all(
     failures: list[str] = []
     notes: list[str] = []
     for target in targets:
-        # The other files hold the model itself.
-        verify = inputs if target.suffix in (".onnx", ".tflite") else None
+        # The other files hold the model itself: compared as well, and told only where they differ.
+        is_shown = target.suffix in (".onnx", ".tflite")
         try:
-            report = mct.export(model, target, verify=verify, quiet=quiet or verify is None)
+            report = mct.export(model, target, verify=inputs, quiet=quiet or not is_shown)
         except mct.ParityError as error:
             report = error.report
             failures.append(str(error).splitlines()[0])
