@@ -203,10 +203,10 @@ def _of_wrappers(network: nn.Module) -> Prepared:
 
 def _four_bits() -> Any:
     """A target for model-compression-toolkit: every kernel and output, none between convolution and ReLU."""
-    from model_compression_toolkit.target_platform_capabilities import constants
     from model_compression_toolkit.target_platform_capabilities.schema import mct_current_schema as schema
 
     from mct_quantizers import QuantizationMethod
+    from model_compression_toolkit.target_platform_capabilities import constants
 
     plain = schema.AttributeQuantizationConfig()
     kernel = schema.AttributeQuantizationConfig(
