@@ -19,6 +19,7 @@ from mct_quantizers.pytorch.activation_quantization_holder import (
     PytorchFLNActivationQuantizationHolder,
     PytorchPreservingActivationQuantizationHolder,
 )
+from mct_quantizers.pytorch.grid_state import grid_keys
 from mct_quantizers.pytorch.quantize_wrapper import PytorchQuantizationWrapper
 from mct_quantizers.pytorch.quantizers import BasePyTorchInferableQuantizer
 
@@ -89,13 +90,18 @@ def own_tensors(layer: nn.Module) -> dict[str, TensorKind]:
 def stored_state(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors of the state, each once, and for each other name of the same tensor the first one.
 
+    Of which grid a quantizer is stands in its configuration.
+
     Raises:
         ValueError: an entry is no plain tensor.
     """
     tensors: dict[str, Tensor] = {}
     shared: dict[str, str] = {}
     first: dict[Any, str] = {}
-    for key, value in model.state_dict().items():
+    state, described = model.state_dict(), grid_keys(model)
+    for key, value in state.items():
+        if key in described:
+            continue
         plain = plain_tensor(key, value)
         memory = (value.device, value.data_ptr(), value.dtype, value.shape, value.stride())
         source = first.setdefault(memory, key)

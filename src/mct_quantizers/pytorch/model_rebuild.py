@@ -15,6 +15,7 @@ from mct_quantizers.common.quantizers.configurable import ConfigurableQuantizer
 from mct_quantizers.common.saved_model import LayerKind, SavedLayer, SavedModel, TensorKind
 from mct_quantizers.common.validation import check_channels
 from mct_quantizers.pytorch.activation_quantization_holder import PytorchActivationQuantizationHolder
+from mct_quantizers.pytorch.grid_state import grid_keys
 from mct_quantizers.pytorch.model_description import (
     HOLDERS,
     QuantizingLayer,
@@ -196,7 +197,8 @@ def _in_words(groups: set[frozenset[str]]) -> str:
 
 def _fill(model: nn.Module, tensors: dict[str, Tensor]) -> None:
     """Put the tensors of a file into the model."""
-    state = model.state_dict()
+    described = grid_keys(model)
+    state = {key: value for key, value in model.state_dict().items() if key not in described}
     if missing := sorted(state.keys() - tensors.keys()):
         raise ValueError(f"It does not fit `model`: it lacks the tensors {missing}")
     if extra := sorted(tensors.keys() - state.keys()):
@@ -204,11 +206,12 @@ def _fill(model: nn.Module, tensors: dict[str, Tensor]) -> None:
     for key, target in state.items():
         _check_fits(key, target, tensors[key])
     try:
-        model.load_state_dict(tensors, strict=True)
+        # Every key was compared above.
+        model.load_state_dict(tensors, strict=False)
     except RuntimeError as error:
         raise ValueError(f"It does not fit `model`: {error}") from error
     for key, value in model.state_dict().items():
-        if not _same_bytes(value, tensors[key]):
+        if key not in described and not _same_bytes(value, tensors[key]):
             raise ValueError(
                 f"It does not fit `model`, in which {key!r} shares memory with a tensor that differs in the file"
             )

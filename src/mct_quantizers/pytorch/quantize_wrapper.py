@@ -23,6 +23,7 @@ from mct_quantizers.pytorch import ops
 from mct_quantizers.pytorch.attribute_forwarding import ForwardsAttributes
 from mct_quantizers.pytorch.dense_gradient import with_dense_gradient
 from mct_quantizers.pytorch.fast_paths import refuse_fast_paths
+from mct_quantizers.pytorch.grid_state import learned_buffers
 from mct_quantizers.pytorch.parameter_creation import CreatesParameters
 from mct_quantizers.pytorch.quantizers.base import BasePyTorchInferableQuantizer
 from mct_quantizers.pytorch.recomputation import recomputing
@@ -228,7 +229,7 @@ class PytorchQuantizationWrapper(CreatesParameters, ForwardsAttributes):
             return self._compute(key)
         # A tensor made in inference mode could not be used outside of it.
         with torch.inference_mode(False):
-            result: Tensor = self._cache.fetch(key, (weight, *quantizer.buffers()), lambda: self._compute(key))
+            result: Tensor = self._cache.fetch(key, (weight, *learned_buffers(quantizer)), lambda: self._compute(key))
         return result
 
 

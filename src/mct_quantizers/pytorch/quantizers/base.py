@@ -3,8 +3,7 @@
 """What the PyTorch quantizers share: modules whose buffers hold the parameters."""
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 
 from mct_quantizers.common import arithmetic
 from mct_quantizers.common.base_inferable_quantizer import BaseInferableQuantizer
+from mct_quantizers.common.grid_state import GridDescription
 from mct_quantizers.common.lookup_table import FineGrid, LookupTable
 from mct_quantizers.common.quant_params import QuantParams
 from mct_quantizers.common.quantizers.configurable import ConfigurableQuantizer, WeightsQuantizer
@@ -20,23 +20,11 @@ from mct_quantizers.common.quantizers.lut import TableQuantizer
 from mct_quantizers.common.validation import check_channels
 from mct_quantizers.pytorch import kernels
 from mct_quantizers.pytorch import ops as torch_ops
+from mct_quantizers.pytorch.grid_state import GridStateModule
 from mct_quantizers.pytorch.onnx_nodes import OnnxNode, PlainTable, onnx_form
 
 
-class Float32StateModule(nn.Module):
-    """A module whose own floating-point tensors follow `.to(device)` but stay float32 under `.half()` and the like."""
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        def keep_dtype(tensor: Tensor) -> Tensor:
-            moved = fn(tensor)
-            # `fn` has rounded to its dtype already: move the original instead.
-            return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
-
-        super()._apply(keep_dtype, recurse)  # type: ignore[no-untyped-call]  # torch has no types here
-        return self
-
-
-class BasePyTorchInferableQuantizer(BaseInferableQuantizer, Float32StateModule):
+class BasePyTorchInferableQuantizer(BaseInferableQuantizer, GridStateModule):
     """Base of the inferable quantizers: a module that maps a float tensor to its quantized values.
 
     Its state is buffers, which follow the module that carries the quantizer through `.to()`, `state_dict`,
@@ -102,6 +90,11 @@ class PytorchConfigurableQuantizer(ConfigurableQuantizer, BasePyTorchInferableQu
     def _quantized(self, inputs: Tensor) -> Tensor:
         raise NotImplementedError
 
+    def _bind_params(self, params: QuantParams | LookupTable) -> None:
+        method = (self.quantization_method or [None])[0]
+        if method is not None:
+            self.keep_grid(GridDescription.of_params(params, method))
+
     def extra_repr(self) -> str:
         """What `print` shows."""
         # A tensor on the meta device has no numbers.
@@ -125,6 +118,7 @@ class PytorchGridQuantizer(GridQuantizer, PytorchConfigurableQuantizer):
         self._has_zero_point = "threshold" not in self._params_arguments
         self.register_buffer("scale", torch_ops.state_tensor(params.scale, torch.float32))
         self.register_buffer("zero_point", torch_ops.state_tensor(params.zero_point, torch.int32))
+        super()._bind_params(params)
 
     @property
     def params(self) -> QuantParams:
@@ -176,6 +170,7 @@ class PytorchTableQuantizer(TableQuantizer, PytorchConfigurableQuantizer):
         self.register_buffer("threshold", torch_ops.state_tensor(params.threshold, torch.float32))
         for name, array in zip(("levels", "boundaries"), params.assignment(), strict=True):
             self.register_buffer(name, torch_ops.state_tensor(array, torch.float32), persistent=False)
+        super()._bind_params(params)
 
     @property
     def params(self) -> LookupTable:

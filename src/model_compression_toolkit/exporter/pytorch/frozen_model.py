@@ -22,6 +22,7 @@ from mct_quantizers.common.files import (
 from mct_quantizers.common.quant_info import QuantizationTarget
 from mct_quantizers.common.quant_params import IntArray
 from mct_quantizers.common.untrusted import parse_json
+from mct_quantizers.pytorch.grid_state import grid_keys
 from mct_quantizers.pytorch.model_description import max_state_bytes, plain_tensor
 from model_compression_toolkit.core.common.quantization_plan import QuantizationPlan
 from model_compression_toolkit.core.pytorch.surgery import quantizer_of
@@ -74,7 +75,8 @@ def save_frozen(model: nn.Module, path: str | Path) -> Path:
     plan = frozen_plan(model)
     _check_restorable(model, plan)
     packed = packable_weights(model, plan)
-    keys = {key for keys in packed.values() for key in keys}
+    # Of which grid a quantizer is stands in the plan.
+    keys = {key for keys in packed.values() for key in keys} | grid_keys(model)
     tensors = {key: plain_tensor(key, value) for key, value in model.state_dict().items() if key not in keys}
     dtypes = {}
     for name in packed:
@@ -144,7 +146,8 @@ def _fill(
     model: nn.Module, plan: QuantizationPlan, stored: dict[str, Tensor], dtypes: dict[str, str], path: Path
 ) -> None:
     """Put the tensors of a file into a rebuilt model, each checked."""
-    state, packed = model.state_dict(), packable_weights(model, plan)
+    described, packed = grid_keys(model), packable_weights(model, plan)
+    state = {key: value for key, value in model.state_dict().items() if key not in described}
     names = {key: name for name, keys in packed.items() for key in keys}
     expected = {names[key] + CODES_SUFFIX if key in names else key for key in state}
     if missing := sorted(expected - set(stored)):
@@ -164,7 +167,8 @@ def _fill(
                 f"Received: {tuple(value.shape)} of {dtype}"
             )
         state[key] = value
-    model.load_state_dict(state)
+    # Every key was compared above.
+    model.load_state_dict(state, strict=False)
     for tensor in plan.quantized():
         if quantizer_of(model, tensor).params != tensor.params:
             raise ValueError(f"The file {path} is damaged: its plan and its tensors give {tensor.name} another grid")

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mct_quantizers.pytorch.quantizers.base import Float32StateModule
+from mct_quantizers.pytorch.grid_state import GridStateModule
 from model_compression_toolkit.trainable_infrastructure.common.base_trainable_quantizer import (
     GROUP,
     VAR,
@@ -22,7 +22,7 @@ __all__ = [
 ]
 
 
-class BasePytorchTrainableQuantizer(BaseTrainableQuantizer, Float32StateModule):
+class BasePytorchTrainableQuantizer(BaseTrainableQuantizer, GridStateModule):
     """Base of the PyTorch quantizers in training; see `BaseTrainableQuantizer` for its arguments and errors.
 
     It is a module, so that parameters and buffers of its own are in the `state_dict` of the wrapper or holder, follow
@@ -54,6 +54,11 @@ class BasePytorchTrainableQuantizer(BaseTrainableQuantizer, Float32StateModule):
     def quantizer_parameters(self, parameters: dict[str, Any]) -> None:
         self.__dict__["_kept_parameters"] = parameters
         self.__dict__["_places"] = []
+
+    def _keep_grid(self) -> None:
+        description = self.grid_description()
+        if description is not None:
+            self.keep_grid(description)
 
     def _is_trainable(self, variable: Any) -> bool:
         return bool(variable.requires_grad)
