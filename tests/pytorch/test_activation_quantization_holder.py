@@ -92,7 +92,8 @@ def test_conversion_of_a_module_leaves_no_state_of_it_behind():
     held = PytorchActivationQuantizationHolder(FlaggedModule())
     held.convert_to_inferable_quantizers()
     assert isinstance(held.activation_holder_quantizer, WeightsPOTInferableQuantizer)
-    assert sorted(held.state_dict()) == ["activation_holder_quantizer.scale", "activation_holder_quantizer.zero_point"]
+    names = ("quantization_grid", "scale", "zero_point")
+    assert sorted(held.state_dict()) == [f"activation_holder_quantizer.{name}" for name in names]
 
 
 def test_module_may_freeze_to_a_plain_object():

@@ -448,7 +448,7 @@ def test_repr_shows_the_configuration(make):
 def test_quantizer_has_buffers_alone_and_nothing_to_train(make):
     quantizer = make()
     assert list(quantizer.parameters()) == []
-    assert list(quantizer.state_dict()) == ["lut_values", "threshold"]
+    assert list(quantizer.state_dict()) == ["lut_values", "threshold", "quantization_grid"]
     for buffer in quantizer.buffers():
         assert buffer.dtype == torch.float32
         assert buffer.dim() == 1
@@ -505,7 +505,7 @@ def changed_state(quantizer: nn.Module) -> dict[str, torch.Tensor]:
     """Another table of the same length and another threshold."""
     values = quantizer.lut_values.flip(0).clone()
     values[1:] -= torch.sign(values[1:])
-    return {"lut_values": values, "threshold": quantizer.threshold * 2}
+    return {**quantizer.state_dict(), "lut_values": values, "threshold": quantizer.threshold * 2}
 
 
 @every_quantizer
@@ -614,8 +614,8 @@ def test_wrapper_runs_its_layer_with_the_quantized_weight(name):
     expected = nn.functional.linear(x, quantizer(weight), bias)
     assert torch.equal(wrapped(x), expected)
     assert torch.equal(wrapped.get_quantized_weights()["weight"], quantizer(weight))
-    state = {"weight", "layer.bias", "weight_quantizer.lut_values", "weight_quantizer.threshold"}
-    assert set(wrapped.state_dict()) == state
+    own = {f"weight_quantizer.{name}" for name in ("lut_values", "threshold", "quantization_grid")}
+    assert set(wrapped.state_dict()) == {"weight", "layer.bias", *own}
     fresh = PytorchQuantizationWrapper(nn.Linear(3, 2), {"weight": SAMPLES[name]()})
     fresh.load_state_dict(wrapped.state_dict(), strict=True)
     assert torch.equal(fresh(x), expected)

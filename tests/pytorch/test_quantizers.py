@@ -251,6 +251,7 @@ def test_quantizer_has_buffers_alone_and_nothing_to_train(make):
     assert {name: buffer.dtype for name, buffer in quantizer.named_buffers()} == {
         "scale": torch.float32,
         "zero_point": torch.int32,
+        "quantization_grid": torch.float32,
     }
 
 

@@ -147,7 +147,7 @@ def grid_mismatch(name: str, description: GridDescription, stored: npt.ArrayLike
     ours = ", ".join(f"{word} {value}" for word, _, value in differences)
     return (
         f"{name}: the state is of a quantizer with {theirs}; this model has {ours}. Make the model as the saved one "
-        "was made: with the same configuration, training methods and settings, and with calibration data of the same sign"
+        "was made: the same configuration, training methods and settings, and calibration data of the same sign"
     )
 
 

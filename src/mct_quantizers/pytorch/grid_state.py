@@ -36,7 +36,7 @@ class GridStateModule(Float32StateModule):
     Nothing is computed from the buffer. A quantizer that no grid describes has none.
     """
 
-    def keep_grid(self, description: GridDescription) -> None:
+    def _set_grid(self, description: GridDescription) -> None:
         """Have `description` in the state, and compare loaded states with it."""
         self.__dict__["_grid_description"] = description
         self.register_buffer(QUANTIZATION_GRID, torch_ops.state_tensor(description.to_vector(), torch.float32))

@@ -93,7 +93,7 @@ class PytorchConfigurableQuantizer(ConfigurableQuantizer, BasePyTorchInferableQu
     def _bind_params(self, params: QuantParams | LookupTable) -> None:
         method = (self.quantization_method or [None])[0]
         if method is not None:
-            self.keep_grid(GridDescription.of_params(params, method))
+            self._set_grid(GridDescription.of_params(params, method))
 
     def extra_repr(self) -> str:
         """What `print` shows."""

@@ -58,7 +58,7 @@ class BasePytorchTrainableQuantizer(BaseTrainableQuantizer, GridStateModule):
     def _keep_grid(self) -> None:
         description = self.grid_description()
         if description is not None:
-            self.keep_grid(description)
+            self._set_grid(description)
 
     def _is_trainable(self, variable: Any) -> bool:
         return bool(variable.requires_grad)
