@@ -126,7 +126,8 @@ class GridDescription:
         if (theirs == ours).all():
             return []
         if theirs[0] != LAYOUT:
-            return [("layout", str(theirs[0]), str(LAYOUT))]
+            # Of a later version, or no grid at all.
+            return [("a description of form", str(theirs[0]), str(LAYOUT))]
         their_words, our_words = _words(theirs), _words(ours)
         found = [(word, their_words[word], value) for word, value in our_words.items() if their_words[word] != value]
         return found or [("settings of the training method or of the table", "others", self.settings or "none")]

@@ -189,7 +189,8 @@ def test_holders_are_children_named_after_the_node():
     # One number of state for each.
     for name in holders:
         keys = set(prepared.get_submodule(name).state_dict())
-        assert keys == {"activation_holder_quantizer.scale", "activation_holder_quantizer.zero_point"}
+        names = ("scale", "zero_point", "quantization_grid")
+        assert keys == {f"activation_holder_quantizer.{name}" for name in names}
 
 
 def test_tied_weights_stay_tied_in_training():

@@ -15,6 +15,9 @@ from mct_quantizers.pytorch.pending import ComputesForBackwardHooks, batch_norm_
 from model_compression_toolkit.core.pytorch.data import to_float64
 from model_compression_toolkit.core.pytorch.operators import weight_axis
 
+STATISTICS_FROZEN = "statistics_frozen"
+"""Name of the flag in the state of a live batch norm."""
+
 Layer = Any
 """An `nn.Module` with `weight` and `bias`."""
 Norm = Any
@@ -32,7 +35,6 @@ class LiveBatchNorm(ComputesForBackwardHooks, ForwardsAttributes):
         folds: whether it will be folded when training ends.
 
     Attributes:
-        freeze_statistics: whether training uses and keeps the running statistics.
         is_before_quantization: whether in training the quantizer of the result computes it, in the same pass.
     """
 
@@ -42,8 +44,22 @@ class LiveBatchNorm(ComputesForBackwardHooks, ForwardsAttributes):
         super().__init__()
         self.norm: Norm = norm
         self.folds = folds
-        self.freeze_statistics = False
         self.is_before_quantization = False
+        # The flag as a number of Python too: reading a tensor in every step would wait for its device.
+        self._is_frozen = False
+        # In floating point, because averages of models truncate integers.
+        self.register_buffer(STATISTICS_FROZEN, torch.zeros(1, device=_device_of(norm)))
+
+    @property
+    def freeze_statistics(self) -> bool:
+        """Whether training uses and keeps the running statistics; in the state as `statistics_frozen`, shape (1,)."""
+        return self._is_frozen
+
+    @freeze_statistics.setter
+    def freeze_statistics(self, frozen: bool) -> None:
+        self._is_frozen = bool(frozen)
+        self.get_buffer(STATISTICS_FROZEN).fill_(float(frozen))
+        self.norm.train(self.training and not frozen)
 
     def train(self, mode: bool = True) -> "LiveBatchNorm":
         """Like `nn.Module.train`; frozen statistics stay frozen."""
@@ -66,6 +82,15 @@ class LiveBatchNorm(ComputesForBackwardHooks, ForwardsAttributes):
         )
         return result
 
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        stored = state_dict.get(prefix + STATISTICS_FROZEN)
+        if isinstance(stored, Tensor) and not stored.is_meta and stored.numel() == 1:
+            # An average of models of which the later ones were frozen is between 0 and 1.
+            frozen = stored.item() > 0
+            if frozen != self.freeze_statistics:
+                self.freeze_statistics = frozen
+
 
 def freeze_batch_norm_statistics(model: nn.Module) -> None:
     """From now on, training uses and keeps the running statistics of every batch norm; factors still train.
@@ -76,7 +101,6 @@ def freeze_batch_norm_statistics(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, LiveBatchNorm):
             module.freeze_statistics = True
-            module.norm.eval()
 
 
 def can_fold(norm: Norm) -> bool:
@@ -141,6 +165,11 @@ def make_factors_positive(layer: Layer, norm: Norm) -> None:
         layer.bias.mul_(sign.to(layer.bias))
     norm.running_mean.mul_(sign)
     norm.weight.mul_(sign)
+
+
+def _device_of(norm: Norm) -> torch.device | None:
+    """The device of a batch norm; None for one without tensors."""
+    return next((tensor.device for tensor in (*norm.parameters(), *norm.buffers())), None)
 
 
 def _along_outputs(values: FloatArray, layer: Layer, shape: tuple[int, ...]) -> FloatArray:
