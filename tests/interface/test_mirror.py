@@ -21,6 +21,7 @@ ROOMS = {
 }
 ONLY_PYTORCH_FILES = {
     "grid_state.py",  # a Keras model is saved with the configuration of its quantizers
+    "copying.py",  # Keras clones models by their configuration
     "attribute_forwarding.py",  # Keras layers are asked through `wrapper.layer`
     "dense_gradient.py",  # of torch's layers with sparse ones
     "fast_paths.py",  # of torch's transformer layers, which read weights past the layers

@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Puts the quantizers and the tensors of a file into a copy of an architecture."""
 
-import copy
 from collections.abc import Iterable
 from itertools import chain
 from typing import Any
@@ -15,6 +14,7 @@ from mct_quantizers.common.quantizers.configurable import ConfigurableQuantizer
 from mct_quantizers.common.saved_model import LayerKind, SavedLayer, SavedModel, TensorKind
 from mct_quantizers.common.validation import check_channels
 from mct_quantizers.pytorch.activation_quantization_holder import PytorchActivationQuantizationHolder
+from mct_quantizers.pytorch.copying import copy_of
 from mct_quantizers.pytorch.grid_state import grid_keys
 from mct_quantizers.pytorch.model_description import (
     HOLDERS,
@@ -48,7 +48,7 @@ def rebuild(model: nn.Module, saved: SavedModel, tensors: dict[str, Tensor]) -> 
     quantizers = [[make_quantizer(item) for item in layer.quantizers] for layer in saved.layers]
     try:
         # Inside a module of our own, so that the model itself can be replaced too.
-        root = nn.Sequential(copy.deepcopy(model))
+        root = nn.Sequential(copy_of(model))
     except (RuntimeError, TypeError, ValueError) as error:
         raise ValueError(f"`model` cannot be copied: {error}") from error
     for layer, made in zip(saved.layers, quantizers, strict=True):

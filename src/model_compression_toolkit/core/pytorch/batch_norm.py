@@ -14,6 +14,7 @@ from mct_quantizers.pytorch.attribute_forwarding import ForwardsAttributes
 from mct_quantizers.pytorch.pending import ComputesForBackwardHooks, batch_norm_before_quantization
 from model_compression_toolkit.core.pytorch.data import to_float64
 from model_compression_toolkit.core.pytorch.operators import weight_axis
+from model_compression_toolkit.core.pytorch.unwrapping import plan_inside
 
 STATISTICS_FROZEN = "statistics_frozen"
 """Name of the flag in the state of a live batch norm."""
@@ -97,10 +98,19 @@ def freeze_batch_norm_statistics(model: nn.Module) -> None:
 
     Freezing towards the end of training lets the weights settle on the statistics that will be folded
     (Krishnamoorthi 2018, arXiv:1806.08342, section 3.2.2).
+
+    Args:
+        model: a model that `prepare_qat` returned, or a module with it inside.
+
+    Raises:
+        ValueError: there is no model in quantization-aware training.
     """
-    for module in model.modules():
-        if isinstance(module, LiveBatchNorm):
-            module.freeze_statistics = True
+    live = [module for module in model.modules() if isinstance(module, LiveBatchNorm)]
+    if not live:
+        # Nothing to freeze is fine in a quantized model only.
+        plan_inside(model)
+    for norm in live:
+        norm.freeze_statistics = True
 
 
 def can_fold(norm: Norm) -> bool:

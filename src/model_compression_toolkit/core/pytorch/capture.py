@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """How a PyTorch model is seen: as a graph of operations when it can be traced, else module by module."""
 
-import copy
 import logging
 from collections import OrderedDict
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from torch.nn import functional
 from torch.utils import _pytree as pytree
 
 from mct_quantizers.pytorch.activation_quantization_holder import PytorchActivationQuantizationHolder
+from mct_quantizers.pytorch.copying import copy_of
 from mct_quantizers.pytorch.quantize_wrapper import PytorchQuantizationWrapper
 from model_compression_toolkit.core.common.quantization_config import CaptureMode
 from model_compression_toolkit.core.pytorch.data import Batch, clone_batch
@@ -85,7 +85,7 @@ def capture(model: nn.Module, mode: CaptureMode = CaptureMode.AUTO, sample: Batc
         raise TypeError(f"`model` must be a torch.nn.Module. Received: {type(model).__name__}")
     if is_quantized(model):
         raise ValueError("`model` is quantized already: it holds wrappers or holders. Give the float model.")
-    copied = copy.deepcopy(model).eval()
+    copied = copy_of(model).eval()
     if weight_axis(copied) is not None:
         # A model that is one layer has no place of its own where a wrapper could stand.
         copied = nn.Sequential(OrderedDict(layer=copied))

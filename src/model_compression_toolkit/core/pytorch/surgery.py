@@ -9,14 +9,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 from torch.nn import functional
 
 from mct_quantizers.common import arithmetic
 from mct_quantizers.common.lookup_table import LookupTable
 from mct_quantizers.pytorch import ops as torch_ops
 from mct_quantizers.pytorch.activation_quantization_holder import PytorchActivationQuantizationHolder
-from mct_quantizers.pytorch.attribute_forwarding import ForwardsAttributes
 from mct_quantizers.pytorch.pending import ReLU6BeforeQuantization, ReLUBeforeQuantization
 from mct_quantizers.pytorch.quantize_wrapper import PytorchQuantizationWrapper
 from model_compression_toolkit.core.common.operation import Kind
@@ -33,9 +32,9 @@ from model_compression_toolkit.core.pytorch.batch_norm import (
 )
 from model_compression_toolkit.core.pytorch.capture import Captured
 from model_compression_toolkit.core.pytorch.operators import kind_of_module
+from model_compression_toolkit.core.pytorch.quantized_input import QuantizedInput
+from model_compression_toolkit.core.pytorch.unwrapping import NAME_ATTRIBUTE, PLAN_ATTRIBUTE, plan_inside
 
-_PLAN_ATTRIBUTE = "quantization_plan"
-_NAME_ATTRIBUTE = "plan_layer"
 HOLDER_SUFFIX = "activation_holder_quantizer"
 _RELU_FUNCTIONS: dict[Any, type[nn.Module]] = {
     **dict.fromkeys((functional.relu, functional.relu_, torch.relu, torch.relu_), nn.ReLU),
@@ -47,24 +46,6 @@ _PENDING_RELUS: dict[type[nn.Module], type[nn.Module]] = {
 }
 
 QuantizerFactory = Callable[[TensorPlan], Any]
-
-
-class QuantizedInput(ForwardsAttributes):
-    """A layer whose first input is quantized: how activations are quantized module by module.
-
-    Args:
-        activation_holder_quantizer: the holder.
-        layer: the layer.
-    """
-
-    def __init__(self, holder: nn.Module, layer: nn.Module) -> None:
-        super().__init__()
-        self.activation_holder_quantizer = holder
-        self.layer = layer
-
-    def forward(self, inputs: Tensor, *args: Any, **kwargs: Any) -> Any:
-        """The layer's result for quantized `inputs`."""
-        return self.layer(self.activation_holder_quantizer(inputs), *args, **kwargs)
 
 
 def make_batch_norms_freezable(model: nn.Module) -> None:
@@ -134,7 +115,7 @@ def apply_plan(
     for tensor in plan.quantized():
         if not tensor.is_weight:
             holder = PytorchActivationQuantizationHolder(activation_quantizer(tensor)).to(device)
-            setattr(holder, _NAME_ATTRIBUTE, tensor.site.layer)
+            setattr(holder, NAME_ATTRIBUTE, tensor.site.layer)
             if plan.capture is CaptureMode.GRAPH:
                 _insert_holder(captured, tensor.site.layer, holder)
             else:
@@ -214,16 +195,13 @@ def _is_quantizer(model: fx.GraphModule, node: fx.Node) -> bool:
 
 
 def plan_of(model: nn.Module) -> QuantizationPlan:
-    """The plan of a quantized model.
+    """The plan of a quantized model, also where it stands inside of other modules.
 
     Raises:
-        ValueError: the model is not quantized.
+        TypeError: `model` is no `nn.Module`.
+        ValueError: the model is not quantized, or there is more than one in it.
     """
-    for module in model.modules():
-        plan = getattr(module, _PLAN_ATTRIBUTE, None)
-        if isinstance(plan, QuantizationPlan):
-            return plan
-    raise ValueError("`model` must be a model that `quantize` or `prepare_qat` returned. Received: one without a plan")
+    return plan_inside(model)
 
 
 def set_plan(model: nn.Module, plan: QuantizationPlan) -> None:
@@ -233,7 +211,7 @@ def set_plan(model: nn.Module, plan: QuantizationPlan) -> None:
     """
     for module in model.modules():
         if isinstance(module, (PytorchQuantizationWrapper, PytorchActivationQuantizationHolder)):
-            setattr(module, _PLAN_ATTRIBUTE, plan)
+            setattr(module, PLAN_ATTRIBUTE, plan)
 
 
 def wrapper_of(model: nn.Module, layer: str) -> PytorchQuantizationWrapper:
@@ -249,7 +227,7 @@ def holder_of(model: nn.Module, tensor: TensorPlan) -> PytorchActivationQuantiza
     """The holder of a quantized activation of a quantized model."""
     name = tensor.site.layer
     for module in model.modules():
-        if isinstance(module, PytorchActivationQuantizationHolder) and getattr(module, _NAME_ATTRIBUTE, None) == name:
+        if isinstance(module, PytorchActivationQuantizationHolder) and getattr(module, NAME_ATTRIBUTE, None) == name:
             return module
     raise ValueError(f"The model has no holder for {tensor.name}: the plan belongs to another model.")
 

@@ -13,6 +13,7 @@ from mct_quantizers._lazy import import_optional
 from mct_quantizers.common.files import check_writable, write_atomically
 from model_compression_toolkit.core.common.progress import working
 from model_compression_toolkit.core.pytorch.data import Batch, batches_of
+from model_compression_toolkit.core.pytorch.unwrapping import unwrapped
 from model_compression_toolkit.exporter.common.export_report import ExportReport, finish
 from model_compression_toolkit.exporter.common.format import ExportFormat, format_of
 from model_compression_toolkit.exporter.common.parity import ParityReport
@@ -32,7 +33,8 @@ def export(
     """Write a frozen model to a file, and compare the file with the model.
 
     Args:
-        model: a model that `quantize` or `finalize` returned; it is not changed.
+        model: a model that `quantize` or `finalize` returned, also inside of DistributedDataParallel, DataParallel,
+            AveragedModel or `torch.compile`; it is not changed.
         path: where to write; the suffix tells the format: .onnx (standard ONNX, runs without this package) or
             .safetensors (packed integers, loads back into the float architecture).
         example: inputs as for calibration, of which the first batch is used; .onnx needs it where `verify` is not
@@ -54,6 +56,7 @@ def export(
     """
     file_format = format_of(path, FORMATS)
     target = check_writable(path)
+    model = unwrapped(model)
     frozen_plan(model)
     if file_format is ExportFormat.ONNX:
         notes, parity = _export_onnx(model, target, example, verify)

@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What every export takes from a frozen model: its plan as it runs, the integers of its weights, a copy to change."""
 
-import copy
 import dataclasses
 from collections.abc import Callable, Iterable
 
@@ -15,6 +14,7 @@ from mct_quantizers.common.base_inferable_quantizer import BaseInferableQuantize
 from mct_quantizers.common.lookup_table import LookupTable
 from mct_quantizers.common.quant_info import QuantizationTarget
 from mct_quantizers.common.quant_params import IntArray, QuantParams
+from mct_quantizers.pytorch.copying import copy_of
 from model_compression_toolkit.core.common.quantization_plan import FrozenParams, QuantizationPlan, TensorPlan
 from model_compression_toolkit.core.pytorch.surgery import plan_of, quantizer_of, replace_quantizer, wrapper_of
 from model_compression_toolkit.exporter.common.sorted_table import table_indices, weight_with_indices
@@ -133,7 +133,7 @@ def float32_copy(model: nn.Module, plan: QuantizationPlan) -> nn.Module:
         model: the frozen model; it is not changed.
         plan: its `frozen_plan`.
     """
-    copied = copy.deepcopy(model).to("cpu").float().eval()
+    copied = copy_of(model).to("cpu").float().eval()
     for tensor in plan.quantized(QuantizationTarget.Weights):
         if tensor.params is None:
             replace_quantizer(copied, tensor, FixedValues(own_values(model, tensor)))

@@ -26,6 +26,7 @@ from mct_quantizers.pytorch.grid_state import grid_keys
 from mct_quantizers.pytorch.model_description import max_state_bytes, plain_tensor
 from model_compression_toolkit.core.common.quantization_plan import QuantizationPlan
 from model_compression_toolkit.core.pytorch.surgery import quantizer_of
+from model_compression_toolkit.core.pytorch.unwrapping import unwrapped
 from model_compression_toolkit.exporter.common.format import ExportFormat, format_of
 from model_compression_toolkit.exporter.common.inspect import (
     FROZEN_FORMAT_VERSION,
@@ -72,6 +73,7 @@ def save_frozen(model: nn.Module, path: str | Path) -> Path:
     """
     _check_suffix(path)
     check_writable(path)
+    model = unwrapped(model)
     plan = frozen_plan(model)
     _check_restorable(model, plan)
     packed = packable_weights(model, plan)

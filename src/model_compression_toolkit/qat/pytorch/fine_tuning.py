@@ -14,6 +14,7 @@ from model_compression_toolkit.core.common.progress import track
 from model_compression_toolkit.core.pytorch.batch_norm import freeze_batch_norm_statistics
 from model_compression_toolkit.core.pytorch.data import as_tensor, batches_of, is_tensor
 from model_compression_toolkit.core.pytorch.modes import preserved_modes
+from model_compression_toolkit.core.pytorch.unwrapping import plan_inside
 from model_compression_toolkit.qat.common.fine_tuning import FineTuning
 from model_compression_toolkit.qat.common.training_samples import check_order, check_samples, join_batches
 from model_compression_toolkit.trainable_infrastructure.pytorch.regularization import regularization_loss
@@ -35,7 +36,7 @@ def fine_tune(
     classes, and the mean squared error of the outputs otherwise.
 
     Args:
-        model: what `prepare_qat` returned, with one input and one output.
+        model: what `prepare_qat` returned, with one input and one output, or a module around it, which is then called.
         teacher: the float model; it is not changed.
         inputs: training samples in every form that `quantize` takes: a tensor or array, shape (N, …), an iterable of
             batches such as a `DataLoader`, or a function that returns one. A batch may hold the classes of its
@@ -50,9 +51,11 @@ def fine_tune(
     Raises:
         TypeError: data of another type.
         ValueError: fewer samples than a batch has; batches of another form; labels that are no classes, of another
-            number, or given twice.
+            number, or given twice; a model that is not quantized.
     """
     settings = settings or FineTuning()
+    # A float model would train, and nothing would be quantized.
+    plan_inside(model)
     inputs, labels = _samples(inputs, labels, settings)
     steps = len(inputs) // settings.batch_size
     total = settings.epochs * steps

@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Quantization-aware training of PyTorch models: prepare, train with any loop, finalize."""
 
-import copy
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,6 +9,7 @@ from torch import nn
 
 from mct_quantizers.common.quant_info import QuantizationTarget
 from mct_quantizers.common.quantizer_dispatch import inferable_of
+from mct_quantizers.pytorch.copying import copy_of
 from model_compression_toolkit.core.common.batches import num_batches
 from model_compression_toolkit.core.common.core_config import CoreConfig, read_core_config
 from model_compression_toolkit.core.common.interface import UserInformation, refuse_unsupported
@@ -29,6 +29,7 @@ from model_compression_toolkit.core.pytorch.surgery import (
     unwrap_batch_norms,
     wrapper_of,
 )
+from model_compression_toolkit.core.pytorch.unwrapping import unwrapped
 from model_compression_toolkit.ptq.pytorch.calibration import calibrate
 from model_compression_toolkit.qat.common.freezing import check_in_training, frozen_plan, params_of
 from model_compression_toolkit.qat.common.qat_config import (
@@ -79,7 +80,8 @@ def finalize(model: nn.Module) -> nn.Module:
     """Freeze a trained model: learned grids become inferable quantizers, live batch norms are folded.
 
     Args:
-        model: a model that `prepare_qat` returned, trained; it is not changed.
+        model: a model that `prepare_qat` returned, trained, also inside of DistributedDataParallel, DataParallel,
+            AveragedModel or `torch.compile`; it is not changed.
 
     Returns:
         The quantized model in evaluation mode. It computes what `model` computes in evaluation; folding changes no
@@ -88,7 +90,7 @@ def finalize(model: nn.Module) -> nn.Module:
     Raises:
         ValueError: the model is not in quantization-aware training, or finalized already.
     """
-    return _finalize_in_place(copy.deepcopy(model))
+    return _finalize_in_place(copy_of(unwrapped(model)))
 
 
 def pytorch_quantization_aware_training_init_experimental(
@@ -132,7 +134,7 @@ def pytorch_quantization_aware_training_finalize_experimental(in_model: nn.Modul
     Raises:
         ValueError: the model is not in quantization-aware training, or finalized already.
     """
-    return _finalize_in_place(in_model)
+    return _finalize_in_place(unwrapped(in_model))
 
 
 def _finalize_in_place(model: nn.Module) -> nn.Module:
