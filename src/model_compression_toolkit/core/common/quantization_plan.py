@@ -52,8 +52,23 @@ class QuantizationPlan:
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes of all listed weights: packed integers at their true width, float32 for those in float."""
-        return sum(tensor.num_bytes for tensor in self.tensors)
+        """Bytes of all listed weights: packed integers at their true width, float32 for those in float.
+
+        Weights that are tied and quantized alike count once.
+        """
+        return sum(tensor.num_bytes for tensor in self.tensors if not self.is_stored_with_another(tensor))
+
+    def is_stored_with_another(self, tensor: TensorPlan) -> bool:
+        """Whether a weight is the memory of one before it and quantized like that one, on the same grid."""
+        if not tensor.site.tied_to:
+            return False
+        owner = next((other for other in self.tensors if other.name == tensor.site.tied_to), None)
+        return owner is not None and (owner.config, owner.params, owner.reason, owner.site.read_elsewhere) == (
+            tensor.config,
+            tensor.params,
+            tensor.reason,
+            tensor.site.read_elsewhere,
+        )
 
     def __getitem__(self, name: str) -> TensorPlan:
         """The tensor named `layer.tensor`.

@@ -3,6 +3,7 @@
 """One tensor of a plan: where it stands, how it is quantized, or why it is not."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -39,6 +40,8 @@ class TensorSite:
         channel_axis: axis of the output channels of a weight.
         first_or_last: whether it belongs to the first or last layer of the model, or feeds it.
         reason: why it cannot or need not be quantized; empty when it can.
+        tied_to: name, `layer.tensor`, of the weight before it that is the same memory; empty when there is none.
+        read_elsewhere: whether something besides the layer reads the float values of a weight, which files keep then.
     """
 
     layer: str
@@ -49,6 +52,8 @@ class TensorSite:
     channel_axis: int | None = None
     first_or_last: bool = False
     reason: str = ""
+    tied_to: str = ""
+    read_elsewhere: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,11 +100,8 @@ class TensorPlan:
 
     @property
     def num_elements(self) -> int:
-        """Number of elements of a weight."""
-        size = 1
-        for length in self.site.shape:
-            size *= length
-        return size
+        """Number of elements that a weight adds to the model: 0 where another layer's weight is the same memory."""
+        return 0 if self.site.tied_to else math.prod(self.site.shape)
 
     @property
     def axis(self) -> int | None:
@@ -112,14 +114,16 @@ class TensorPlan:
     def num_bytes(self) -> int:
         """Bytes of a weight: of its packed integers, and of its table where it has one; 0 for activations.
 
-        Of a weight in float those of its float32 values.
+        Of a weight in float, or whose float values are read elsewhere, those of its float32 values. Weights that are
+        tied count each by itself; `QuantizationPlan.weight_bytes` counts once what is stored once.
         """
         if not self.is_weight:
             return 0
-        if self.config is None or self.reason:
-            return packed_size(self.num_elements, 32)
+        size = math.prod(self.site.shape)
+        if self.config is None or self.reason or self.site.read_elsewhere:
+            return packed_size(size, 32)
         table = 4 * len(self.params.lut_values) if isinstance(self.params, LookupTable) else 0
-        return packed_size(self.num_elements, self.config.num_bits) + table
+        return packed_size(size, self.config.num_bits) + table
 
 
 def inferable_method(
@@ -136,6 +140,10 @@ def inferable_method(
 def tensor_to_dict(tensor: TensorPlan) -> dict[str, Any]:
     """Plain values; `tensor_from_dict` restores an equal plan."""
     site = {**dataclasses.asdict(tensor.site), "target": tensor.site.target.value, "shape": list(tensor.site.shape)}
+    for name in ("tied_to", "read_elsewhere"):
+        # Of most tensors there is nothing to say.
+        if not site[name]:
+            del site[name]
     values = {
         "site": site,
         "config": None if tensor.config is None else tensor.config.to_dict(),
@@ -156,6 +164,9 @@ def tensor_from_dict(values: Mapping[str, Any]) -> TensorPlan:
     if not all(isinstance(length, int) for length in site["shape"]):
         raise TypeError(f"`shape` must be integers. Received: {site['shape']!r}")
     site["shape"] = tuple(site["shape"])
+    for name, kind in (("tied_to", str), ("read_elsewhere", bool)):
+        if name in site and not isinstance(site[name], kind):
+            raise TypeError(f"`{name}` must be of type {kind.__name__}. Received: {site[name]!r}")
     _check_count(site["shape"], values["params"])
     config, params = values["config"], values["params"]
     # Files of before have no name of a method.

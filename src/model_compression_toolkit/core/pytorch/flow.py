@@ -20,6 +20,7 @@ from model_compression_toolkit.core.pytorch.graph_sites import GraphSites
 from model_compression_toolkit.core.pytorch.module_sites import module_sites
 from model_compression_toolkit.core.pytorch.operators import weight_axis
 from model_compression_toolkit.core.pytorch.surgery import fold_batch_norms, make_batch_norms_freezable
+from model_compression_toolkit.core.pytorch.tied_weights import mark_tied_weights
 
 
 def capture_and_plan(
@@ -66,6 +67,7 @@ def capture_and_plan(
         sites = list(GraphSites(captured, sample).sites(config))
     else:
         sites = list(module_sites(captured, sample))
+    sites = mark_tied_weights(sites, captured.model)
     plan = build_plan(sites, config, captured.mode, captured.notes)
     if not plan.quantized():
         reasons = sorted({f"{tensor.name}: {tensor.reason}" for tensor in plan.skipped()})

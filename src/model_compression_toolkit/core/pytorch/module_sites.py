@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which tensors of a model could be quantized when it is seen module by module."""
 
+import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
@@ -42,7 +43,8 @@ def module_sites(captured: Captured, sample: Batch) -> Iterator[TensorSite]:
             first_or_last=near_end,
             reason="indices are not quantized" if is_embedding else problem or unused,
         )
-        yield weight_site(name, module, near_end, problem or unused)
+        site = weight_site(name, module, near_end, problem or unused)
+        yield dataclasses.replace(site, read_elsewhere=name in read)
     yield from _float_weights(captured.model, set(inputs))
     captured.notes.extend(
         f"the model's code reads {name}.weight past the layer, too: what it computes with it there stays in float"

@@ -33,6 +33,7 @@ from model_compression_toolkit.core.pytorch.batch_norm import (
 from model_compression_toolkit.core.pytorch.capture import Captured
 from model_compression_toolkit.core.pytorch.operators import kind_of_module
 from model_compression_toolkit.core.pytorch.quantized_input import QuantizedInput
+from model_compression_toolkit.core.pytorch.tied_weights import keep_names_of_tied_weights
 from model_compression_toolkit.core.pytorch.unwrapping import NAME_ATTRIBUTE, PLAN_ATTRIBUTE, plan_inside
 
 HOLDER_SUFFIX = "activation_holder_quantizer"
@@ -124,6 +125,7 @@ def apply_plan(
     if isinstance(root, fx.GraphModule):
         root.graph.lint()
         root.recompile()
+    keep_names_of_tied_weights(root)
     set_plan(root, plan)
     return root
 

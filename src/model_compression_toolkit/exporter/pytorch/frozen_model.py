@@ -4,7 +4,10 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import safetensors.torch
 import torch
 from torch import Tensor, nn
@@ -45,18 +48,21 @@ from model_compression_toolkit.exporter.pytorch.frozen import (
 from model_compression_toolkit.exporter.pytorch.packed_weights import pack_weight, packable_weights, unpack_weight
 from model_compression_toolkit.exporter.pytorch.rebuild import rebuild
 
-__all__ = ["load_frozen", "read_codes", "save_frozen"]
+__all__ = ["load_frozen", "read_codes", "read_stored", "save_frozen"]
 
 CODES_SUFFIX = ".codes"
 DTYPES_KEY = "weight_dtypes"
+SHARED_KEY = "shared_tensors"
+"""Where the metadata say, as JSON, which tensors are stored under another name."""
 
 
 def save_frozen(model: nn.Module, path: str | Path) -> Path:
     """Write a frozen model to one .safetensors file; `load_frozen` restores it bit by bit.
 
     A weight of b bits takes b bits for each element, on a grid or with a lookup table, unless a functional operation
-    reads its float values too (in a model that was captured module by module such reads are not seen, and would get the
-    quantized values). What was at `path` before stays whole until the new file is.
+    reads its float values too: then the file keeps these. In a model that was captured module by module, such reads are
+    those that the first batch of calibration showed. What tied weights have in common is stored once. What was at
+    `path` before stays whole until the new file is.
 
     Args:
         model: a model that `quantize` or `finalize` returned; it is not changed.
@@ -79,17 +85,23 @@ def save_frozen(model: nn.Module, path: str | Path) -> Path:
     packed = packable_weights(model, plan)
     # Of which grid a quantizer is stands in the plan.
     keys = {key for keys in packed.values() for key in keys} | grid_keys(model)
-    tensors = {key: plain_tensor(key, value) for key, value in model.state_dict().items() if key not in keys}
+    tensors, shared = _stored_once({key: value for key, value in model.state_dict().items() if key not in keys})
     dtypes = {}
     for name in packed:
-        tensors[name + CODES_SUFFIX] = torch.from_numpy(pack_weight(model, plan[name]))
+        codes, owner = pack_weight(model, plan[name]), plan[name].site.tied_to
         dtypes[name] = str(weight_of(model, plan[name]).dtype)
+        if _has_codes(plan, name, owner, tensors.get(owner + CODES_SUFFIX), codes):
+            shared[name + CODES_SUFFIX] = owner + CODES_SUFFIX
+        else:
+            tensors[name + CODES_SUFFIX] = torch.from_numpy(codes)
     metadata = {
         FORMAT_KEY: FROZEN_FORMAT,
         FORMAT_VERSION_KEY: FROZEN_FORMAT_VERSION,
         DTYPES_KEY: json.dumps(dtypes),
         **plan_metadata(plan),
     }
+    if shared:
+        metadata[SHARED_KEY] = json.dumps(shared)
     content = reproducible(safetensors.torch.save(tensors, metadata))
     return write_atomically(path, lambda file: file.write(content))
 
@@ -116,8 +128,25 @@ def load_frozen(path: str | Path, model: nn.Module) -> nn.Module:
     plan = plan_of_metadata(metadata, path)
     rebuilt = rebuild(model, plan, path)
     check_tensor_bytes(path, max_state_bytes(rebuilt), "`model`")
-    _fill(rebuilt, plan, read_tensors(path, "pt"), _dtypes_of(metadata, path), path)
+    _fill(rebuilt, plan, read_stored(path), _dtypes_of(metadata, path), path)
     return rebuilt
+
+
+def read_stored(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file, those that are stored once for several names under each.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: the file is truncated, damaged, foreign or of another version.
+    """
+    metadata, tensors = safetensors_metadata(path), read_tensors(path, "pt")
+    shared = _object_of(metadata, SHARED_KEY, path) if SHARED_KEY in metadata else {}
+    for key, source in shared.items():
+        if key in tensors or source not in tensors:
+            raise ValueError(
+                f"The metadata of {path} are damaged: {key!r} must be another tensor. Received: {source!r}"
+            )
+    return {**tensors, **{key: tensors[source] for key, source in shared.items()}}
 
 
 def read_codes(path: Path) -> dict[str, IntArray]:
@@ -128,7 +157,7 @@ def read_codes(path: Path) -> dict[str, IntArray]:
         ValueError: the file is truncated, damaged, foreign or of another version.
     """
     plan, _ = read_safetensors_plan(path)
-    stored = read_tensors(path, "pt")
+    stored = read_stored(path)
     weights = plan.quantized(QuantizationTarget.Weights)
     found = {tensor.name: stored.get(tensor.name + CODES_SUFFIX) for tensor in weights}
     return {name: unpack_weight(packed, plan[name]) for name, packed in found.items() if packed is not None}
@@ -176,14 +205,41 @@ def _fill(
             raise ValueError(f"The file {path} is damaged: its plan and its tensors give {tensor.name} another grid")
 
 
+def _stored_once(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of a state, each once, and the name under which a further one is found."""
+    tensors: dict[str, Tensor] = {}
+    shared: dict[str, str] = {}
+    first: dict[Any, str] = {}
+    for key, value in state.items():
+        plain = plain_tensor(key, value)
+        source = first.setdefault((value.device, value.data_ptr(), value.dtype, value.shape, value.stride()), key)
+        # Empty tensors have no memory to share.
+        if source == key or value.numel() == 0:
+            tensors[key] = plain
+        else:
+            shared[key] = source
+    return tensors, shared
+
+
+def _has_codes(
+    plan: QuantizationPlan, name: str, owner: str, stored: Tensor | None, codes: npt.NDArray[np.uint8]
+) -> bool:
+    """Whether a tied weight's integers are those that are stored for its owner, on the same grid."""
+    return stored is not None and plan[name].params == plan[owner].params and np.array_equal(stored.numpy(), codes)
+
+
 def _dtypes_of(metadata: dict[str, str], path: Path) -> dict[str, str]:
+    return _object_of(metadata, DTYPES_KEY, path)
+
+
+def _object_of(metadata: dict[str, str], key: str, path: Path) -> dict[str, str]:
     try:
-        dtypes = parse_json(metadata[DTYPES_KEY])
+        found = parse_json(metadata[key])
     except (KeyError, ValueError, RecursionError) as error:
         raise ValueError(f"The metadata of {path} are damaged: {error}") from error
-    if not isinstance(dtypes, dict):
-        raise ValueError(f"The metadata of {path} are damaged: `{DTYPES_KEY}` must be an object")
-    return dtypes
+    if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
+        raise ValueError(f"The metadata of {path} are damaged: `{key}` must be an object of texts")
+    return found
 
 
 def _check_suffix(path: str | Path) -> None:

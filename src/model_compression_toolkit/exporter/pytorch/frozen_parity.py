@@ -10,7 +10,6 @@ import numpy.typing as npt
 from torch import nn
 
 from mct_quantizers.common.arithmetic import broadcast_shape
-from mct_quantizers.common.files import read_tensors
 from mct_quantizers.common.quant_info import QuantizationTarget
 from mct_quantizers.common.quant_params import IntArray, QuantParams
 from model_compression_toolkit.core.common.quantization_plan import QuantizationPlan, TensorPlan
@@ -23,7 +22,7 @@ from model_compression_toolkit.exporter.pytorch.frozen import (
     quantize_values,
     weight_codes,
 )
-from model_compression_toolkit.exporter.pytorch.frozen_model import read_codes
+from model_compression_toolkit.exporter.pytorch.frozen_model import read_codes, read_stored
 from model_compression_toolkit.exporter.pytorch.packed_weights import weight_keys
 
 __all__ = ["compare_frozen", "compare_weight", "compared_of", "num_bits_of", "packed_weight_bytes"]
@@ -40,7 +39,7 @@ def compare_frozen(model: nn.Module, path: Path) -> ParityReport:
     """
     plan, info = read_safetensors_plan(path)
     current = frozen_plan(model)
-    codes, keys, stored = read_codes(path), weight_keys(model, current), read_tensors(path, "pt")
+    codes, keys, stored = read_codes(path), weight_keys(model, current), read_stored(path)
     tensors, not_compared = [], []
     for tensor in current.quantized():
         differs = plan[tensor.name].params != tensor.params
@@ -121,5 +120,6 @@ def num_bits_of(tensor: TensorPlan) -> int:
 
 
 def packed_weight_bytes(plan: QuantizationPlan) -> int:
-    """Bytes of all quantized weights, integers at their true width."""
-    return sum(tensor.num_bytes for tensor in plan.quantized(QuantizationTarget.Weights))
+    """Bytes of all quantized weights, integers at their true width, what tied weights share once."""
+    weights = plan.quantized(QuantizationTarget.Weights)
+    return sum(tensor.num_bytes for tensor in weights if not plan.is_stored_with_another(tensor))

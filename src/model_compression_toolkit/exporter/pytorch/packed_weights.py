@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The quantized weights of a frozen model as bytes, and back."""
 
+import math
 from collections.abc import Iterable
 
 import numpy as np
@@ -57,7 +58,7 @@ def unpack_weight(packed: Tensor, tensor: TensorPlan) -> IntArray:
     if packed.dtype != torch.uint8:
         raise ValueError(f"The integers of {tensor.name} must be stored as bytes. Received: {packed.dtype}")
     try:
-        flat = unpack_integers(packed.numpy(), params.num_bits, tensor.num_elements, signed)
+        flat = unpack_integers(packed.numpy(), params.num_bits, math.prod(shape), signed)
         codes = flat.reshape(shape)
     except (TypeError, ValueError) as error:
         raise ValueError(f"The integers of {tensor.name} do not fit its shape {shape}: {error}") from error
@@ -72,7 +73,11 @@ def packable_weights(model: nn.Module, plan: QuantizationPlan) -> dict[str, list
     """The `weight_keys` of every weight whose integers say all."""
     read_elsewhere = {str(node.target) for node in _nodes(model) if node.op == "get_attr"}
     # A functional operation that reads the weight too reads its float values.
-    return {name: keys for name, keys in weight_keys(model, plan).items() if read_elsewhere.isdisjoint(keys)}
+    return {
+        name: keys
+        for name, keys in weight_keys(model, plan).items()
+        if read_elsewhere.isdisjoint(keys) and not plan[name].site.read_elsewhere
+    }
 
 
 def weight_keys(model: nn.Module, plan: QuantizationPlan) -> dict[str, list[str]]:

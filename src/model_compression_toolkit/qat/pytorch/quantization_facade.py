@@ -29,6 +29,7 @@ from model_compression_toolkit.core.pytorch.surgery import (
     unwrap_batch_norms,
     wrapper_of,
 )
+from model_compression_toolkit.core.pytorch.tied_weights import keep_names_of_tied_weights, without_broken_ties
 from model_compression_toolkit.core.pytorch.unwrapping import unwrapped
 from model_compression_toolkit.ptq.pytorch.calibration import calibrate
 from model_compression_toolkit.qat.common.freezing import check_in_training, frozen_plan, params_of
@@ -152,7 +153,8 @@ def _finalize_in_place(model: nn.Module) -> nn.Module:
     unwrap_batch_norms(model)
     for tensor in plan.quantized():
         replace_quantizer(model, tensor, inferable[tensor.name])
-    set_plan(model, frozen_plan(plan, inferable))
+    keep_names_of_tied_weights(model)
+    set_plan(model, without_broken_ties(frozen_plan(plan, inferable), model))
     # Once more, for the new quantizers.
     return model.eval()
 
