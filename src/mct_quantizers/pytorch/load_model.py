@@ -20,7 +20,12 @@ from mct_quantizers.common.constants import MCTQ_VERSION
 from mct_quantizers.common.saved_model import SavedModel, check_plain
 from mct_quantizers.common.untrusted import check_is_file, parse_json, shortened
 from mct_quantizers.common.validation import checked_bool
-from mct_quantizers.pytorch.model_description import describe_layers, max_state_bytes, stored_state
+from mct_quantizers.pytorch.model_description import (
+    QuantizingLayer,
+    describe_layers,
+    max_state_bytes,
+    stored_state,
+)
 from mct_quantizers.pytorch.model_rebuild import rebuild
 
 __all__ = ["pytorch_load_quantized_model", "pytorch_save_quantized_model"]
@@ -172,9 +177,24 @@ def _load_pickled(path: Path, model: nn.Module | None, kwargs: dict[str, Any]) -
         stacklevel=3,
     )
     try:
-        return torch.load(path, weights_only=False, **kwargs)
+        loaded = torch.load(path, weights_only=False, **kwargs)
+    except (ModuleNotFoundError, AttributeError) as error:
+        raise _foreign(path, error) from error
     except (pickle.UnpicklingError, EOFError, RuntimeError, SafetensorError) as error:
         raise ValueError(f"`filepath` must be a file that `torch.load` reads. Received: {path} ({error})") from error
+    for layer in loaded.modules() if isinstance(loaded, nn.Module) else ():
+        # The names of these classes are older than this package, and others pickle something else under them.
+        if isinstance(layer, QuantizingLayer) and "_takes_training" not in layer.__dict__:
+            raise _foreign(path, f"its {type(layer).__name__} has another content")
+    return loaded
+
+
+def _foreign(path: Path, reason: object) -> ValueError:
+    return ValueError(
+        f"`filepath` must be a pickle of classes that are installed here. Received: {path} ({reason}). A model of other "
+        "packages, or of the original of this one, comes over by its state: where it was made, save "
+        "`model.state_dict()`; here, make the model and call `model.load_state_dict(state, strict=False)`"
+    )
 
 
 def _checked_module(model: object) -> nn.Module:

@@ -6,6 +6,7 @@ Those models name their tied weights, because they save each only once. A wrappe
 """
 
 import dataclasses
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -67,11 +68,25 @@ def keep_names_of_tied_weights(model: nn.Module) -> None:
         if isinstance(known, dict) and known:
             moved = {_name_now(module, str(key)): _name_now(module, str(value)) for key, value in known.items()}
             kept = {key: value for key, value in moved.items() if _same_or_unknown(module, key, value)}
-            _set(module, _PATTERNS, kept)
+            _set(module, _PATTERNS, _as_patterns(module, kept))
             if isinstance(names, dict):
                 _set(module, _NAMES, kept)
         elif isinstance(patterns, (list, tuple)):
             _set(module, _PATTERNS, [_name_now(module, str(pattern)) for pattern in patterns])
+
+
+def _as_patterns(module: nn.Module, names: dict[str, str]) -> dict[str, str]:
+    """The names as the patterns that transformers makes of them, unless it takes all of them for names.
+
+    A pattern stands for everything that begins like it: `layer.weight` for `layer.weight_quantizer.scale` too.
+    """
+    if all("weight" in name for name in (*names, *names.values())):
+        return names
+
+    def pattern(name: str) -> str:
+        return name if _tensor(module, name) is None else f"{re.escape(name)}$"
+
+    return {pattern(key): pattern(value) for key, value in names.items()}
 
 
 def _set(module: nn.Module, name: str, value: Any) -> None:
