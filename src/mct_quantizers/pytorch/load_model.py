@@ -191,8 +191,8 @@ def _load_pickled(path: Path, model: nn.Module | None, kwargs: dict[str, Any]) -
 
 def _foreign(path: Path, reason: object) -> ValueError:
     return ValueError(
-        f"`filepath` must be a pickle of classes that are installed here. Received: {path} ({reason}). A model of other "
-        "packages, or of the original of this one, comes over by its state: where it was made, save "
+        f"`filepath` must be a pickle of classes that are installed here. Received: {path} ({reason}). A model of "
+        "other packages, or of the original of this one, comes over by its state: where it was made, save "
         "`model.state_dict()`; here, make the model and call `model.load_state_dict(state, strict=False)`"
     )
 
