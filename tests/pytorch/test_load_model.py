@@ -7,6 +7,7 @@ import os
 import pickle
 import subprocess
 import sys
+import types
 import warnings
 from pathlib import Path
 
@@ -713,3 +714,21 @@ def test_what_is_no_file_is_refused(tmp_path):
             load(filepath, simple())
         with pytest.raises(TypeError, match="`filepath` must be a path"):
             save(simple(), filepath)
+
+
+def test_a_pickle_of_other_packages_is_refused_with_the_way_out(tmp_path):
+    """The names of wrapper and holder are older than this package: others pickle something else under them."""
+    wrapper = PytorchQuantizationWrapper.__new__(PytorchQuantizationWrapper)
+    nn.Module.__init__(wrapper)
+    wrapper.layer, wrapper._weights_vars = nn.Linear(2, 2), []
+    torch.save(nn.Sequential(wrapper), tmp_path / "model.pt")
+    gone = types.ModuleType("mct_quantizers_of_others")
+    gone.Quantizer = type("Quantizer", (nn.Module,), {"__module__": gone.__name__})
+    sys.modules[gone.__name__] = gone
+    try:
+        torch.save(gone.Quantizer(), tmp_path / "class.pt")
+    finally:
+        del sys.modules[gone.__name__]
+    for name in ("model.pt", "class.pt"):
+        with pytest.warns(UserWarning), pytest.raises(ValueError, match=r"load_state_dict\(state, strict=False\)"):
+            load(tmp_path / name, weights_only=False)

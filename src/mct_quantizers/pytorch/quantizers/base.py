@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mct_quantizers.common import arithmetic
 from mct_quantizers.common.base_inferable_quantizer import BaseInferableQuantizer
+from mct_quantizers.common.constants import QUANTIZATION_METHOD
 from mct_quantizers.common.grid_state import GridDescription
 from mct_quantizers.common.lookup_table import FineGrid, LookupTable
 from mct_quantizers.common.quant_params import QuantParams
@@ -90,10 +91,11 @@ class PytorchConfigurableQuantizer(ConfigurableQuantizer, BasePyTorchInferableQu
     def _quantized(self, inputs: Tensor) -> Tensor:
         raise NotImplementedError
 
-    def _bind_params(self, params: QuantParams | LookupTable) -> None:
-        method = (self.quantization_method or [None])[0]
-        if method is not None:
-            self._set_grid(GridDescription.of_params(params, method))
+    def _keep_grid(self, params: QuantParams | LookupTable) -> None:
+        methods: Any = getattr(type(self), QUANTIZATION_METHOD, None)
+        # A class without marks does not say of which kind its grid is.
+        if methods:
+            self._set_grid(GridDescription.of_params(params, methods[0]))
 
     def extra_repr(self) -> str:
         """What `print` shows."""
@@ -118,7 +120,7 @@ class PytorchGridQuantizer(GridQuantizer, PytorchConfigurableQuantizer):
         self._has_zero_point = "threshold" not in self._params_arguments
         self.register_buffer("scale", torch_ops.state_tensor(params.scale, torch.float32))
         self.register_buffer("zero_point", torch_ops.state_tensor(params.zero_point, torch.int32))
-        super()._bind_params(params)
+        self._keep_grid(params)
 
     @property
     def params(self) -> QuantParams:
@@ -170,7 +172,7 @@ class PytorchTableQuantizer(TableQuantizer, PytorchConfigurableQuantizer):
         self.register_buffer("threshold", torch_ops.state_tensor(params.threshold, torch.float32))
         for name, array in zip(("levels", "boundaries"), params.assignment(), strict=True):
             self.register_buffer(name, torch_ops.state_tensor(array, torch.float32), persistent=False)
-        super()._bind_params(params)
+        self._keep_grid(params)
 
     @property
     def params(self) -> LookupTable:

@@ -117,7 +117,7 @@ def _weight_of(model: nn.Module, layer: str, tensor: str) -> Tensor | None:
 def _name_now(root: nn.Module, name: str) -> str:
     """The name of a tensor, wherever wrappers have moved it; `name` itself where it is no name of a tensor."""
     *path, leaf = name.split(".")
-    module, parts = root, []
+    module, parts = root, list[str]()
     for part in path:
         child = _into(module, part, "_modules", parts)
         if child is None:

@@ -37,10 +37,15 @@ def direct_reads(layers: Mapping[str, nn.Module]) -> Iterator[set[str]]:
             owners.setdefault(id(weight), {})[layer] = name
     running: list[nn.Module] = []
     handles = []
+
+    def end(layer: nn.Module, *_: Any) -> None:
+        if layer in running:
+            running.remove(layer)
+
     try:
         for layer in layers.values():
             handles.append(layer.register_forward_pre_hook(lambda module, _: running.append(module)))
-            handles.append(layer.register_forward_hook(lambda *_: (running.pop(), None)[1], always_call=True))
+            handles.append(layer.register_forward_hook(end, always_call=True))
         with _Watch(owners, running) as watch:
             yield watch.read
     finally:
