@@ -228,7 +228,10 @@ class Method(ABC):
     @staticmethod
     def gradient_factor(x: Tensor, scale: Tensor, params: QuantParams, ops: Ops) -> Any:
         """1/sqrt(N · quant_max), where N elements of `x` share a scale (Esser et al. 2020, section 2.2)."""
-        return (ops.size(x) / ops.size(scale) * max(params.quant_max, 1)) ** -0.5
+        size = ops.size(x)
+        # A batch without elements has no gradient; its factor must be a number all the same.
+        size = max(size, 1) if isinstance(size, int) else ops.maximum(size, 1)
+        return (size / ops.size(scale) * max(params.quant_max, 1)) ** -0.5
 
 
 def registered_names() -> list[str]:
