@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 from torch.nn import functional
 
 from mct_quantizers.common import arithmetic
@@ -32,7 +32,10 @@ from model_compression_toolkit.core.pytorch.batch_norm import (
     set_bias,
 )
 from model_compression_toolkit.core.pytorch.capture import Captured
+from model_compression_toolkit.core.pytorch.graph_arguments import ArgumentCheck, free_name
+from model_compression_toolkit.core.pytorch.hooks import has_hooks
 from model_compression_toolkit.core.pytorch.operators import kind_of_module
+from model_compression_toolkit.core.pytorch.positional_calls import first_argument
 
 _PLAN_ATTRIBUTE = "quantization_plan"
 _NAME_ATTRIBUTE = "plan_layer"
@@ -59,12 +62,18 @@ class QuantizedInput(ForwardsAttributes):
 
     def __init__(self, holder: nn.Module, layer: nn.Module) -> None:
         super().__init__()
+        # Of the layer itself: a wrapper's forward takes anything.
+        inside: Any = layer.layer if isinstance(layer, PytorchQuantizationWrapper) else layer
+        self.first_argument = first_argument(inside)
         self.activation_holder_quantizer = holder
         self.layer = layer
 
-    def forward(self, inputs: Tensor, *args: Any, **kwargs: Any) -> Any:
-        """The layer's result for quantized `inputs`."""
-        return self.layer(self.activation_holder_quantizer(inputs), *args, **kwargs)
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The layer's result for its first input quantized, which may be passed by position or by name."""
+        if args:
+            return self.layer(self.activation_holder_quantizer(args[0]), *args[1:], **kwargs)
+        quantized = self.activation_holder_quantizer(kwargs[self.first_argument])
+        return self.layer(**{**kwargs, self.first_argument: quantized})
 
 
 def make_batch_norms_freezable(model: nn.Module) -> None:
@@ -163,7 +172,7 @@ def leave_to_quantizers(model: nn.Module) -> None:
     for node in model.graph.nodes:
         if node.op == "call_function" and node.target in _RELU_FUNCTIONS and _is_between(model, node):
             # A module: a graph that is traced anew, as when it is unpickled, does not look into it.
-            name = f"{node.name}_before_quantization"
+            name = free_name(model, f"{node.name}_before_quantization")
             model.add_module(name, _PENDING_RELUS[_RELU_FUNCTIONS[node.target]]())
             node.op, node.target, node.args, node.kwargs = "call_module", name, tuple(node.all_input_nodes), {}
     for norm in _at_home_everywhere(model, (LiveBatchNorm,), _take_norm):
@@ -178,7 +187,7 @@ def _at_home_everywhere(
     found: dict[nn.Module, bool] = {}
     for node in model.graph.nodes:
         module = model.get_submodule(str(node.target)) if node.op == "call_module" else None
-        if module is not None and type(module) in types:
+        if module is not None and type(module) in types and not any(map(has_hooks, module.modules())):
             found[module] = fits(model, node) and found.get(module, True)
     return [module for module, fits_everywhere in found.items() if fits_everywhere]
 
@@ -337,11 +346,11 @@ def _retarget(root: nn.Module, old: str, new: str, but: str = "") -> None:
 
 def _insert_holder(captured: Captured, layer: str, holder: nn.Module) -> None:
     root, node = captured.model, captured.node(layer)
-    name = f"{node.name}_{HOLDER_SUFFIX}"
+    name = free_name(root, f"{node.name}_{HOLDER_SUFFIX}")
     root.add_module(name, holder)
-    with captured.graph.inserting_after(_last_of_placeholders(node)):
+    with captured.graph.inserting_after(_last_of_arguments(root, node)):
         inserted = captured.graph.call_module(name, (node,))
-    node.replace_all_uses_with(inserted, delete_user_cb=lambda user: user is not inserted)
+    node.replace_all_uses_with(inserted, delete_user_cb=lambda user: user is not inserted and not _checks(root, user))
 
 
 def _is_between(model: fx.GraphModule, node: fx.Node) -> bool:
@@ -366,8 +375,13 @@ def _is_alone_with_a_new_tensor(model: fx.GraphModule, node: fx.Node) -> bool:
     return node.op == "call_function" and node.target in (operator.add, torch.add)
 
 
-def _last_of_placeholders(node: fx.Node) -> fx.Node:
-    """The node itself; for an input of the model the last input, because placeholders come first in a graph."""
-    while node.op == "placeholder" and node.next.op == "placeholder":
-        node = node.next
+def _last_of_arguments(root: nn.Module, node: fx.Node) -> fx.Node:
+    """The node itself; for an input of the model the last input or check of one, because those come first."""
+    if node.op == "placeholder":
+        while node.next.op == "placeholder" or _checks(root, node.next):
+            node = node.next
     return node
+
+
+def _checks(root: nn.Module, node: fx.Node) -> bool:
+    return node.op == "call_module" and isinstance(root.get_submodule(str(node.target)), ArgumentCheck)

@@ -72,7 +72,9 @@ def prepare_qat(
 
     prepared = apply_plan(captured, plan, quantizer, quantizer)
     leave_to_quantizers(prepared)
-    return prepared.train()
+    # A `train` of the user's own may return nothing.
+    prepared.train()
+    return prepared
 
 
 def finalize(model: nn.Module) -> nn.Module:
@@ -152,7 +154,8 @@ def _finalize_in_place(model: nn.Module) -> nn.Module:
         replace_quantizer(model, tensor, inferable[tensor.name])
     set_plan(model, frozen_plan(plan, inferable))
     # Once more, for the new quantizers.
-    return model.eval()
+    model.eval()
+    return model
 
 
 def _fold_live(
