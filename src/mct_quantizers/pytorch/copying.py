@@ -16,7 +16,7 @@ Module = TypeVar("Module", bound=nn.Module)
 _NO_CONTENT = (type, types.ModuleType, types.FunctionType, types.BuiltinFunctionType, str, bytes, nn.Module)
 
 
-def copy_of(model: Module) -> Module:
+def copy_of(model: Module, memo: dict[int, Any] | None = None) -> Module:
     """A deep copy. Results of a forward pass in training that a module keeps are copied without their history.
 
     `copy.deepcopy` refuses such tensors: an attention map or an auxiliary loss on `self`, the weight that
@@ -24,9 +24,10 @@ def copy_of(model: Module) -> Module:
 
     Args:
         model: any module; it is not changed.
+        memo: what to take instead of a copy, by the `id` of the original; see `copy.deepcopy`.
     """
-    memo: dict[int, Any] = {id(tensor): tensor.detach().clone() for tensor in _results(model)}
-    return copy.deepcopy(model, memo)
+    results = {id(tensor): tensor.detach().clone() for tensor in _results(model)}
+    return copy.deepcopy(model, {**results, **(memo or {})})
 
 
 def _results(model: nn.Module) -> Iterator[Tensor]:

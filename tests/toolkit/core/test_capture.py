@@ -143,12 +143,34 @@ class FailsInTraining(Base):
         return self.second(self.first(x))
 
 
-@pytest.mark.parametrize("model", [BranchesOnTraining, ScalesInTraining, AttentionWithDropout, FailsInTraining])
-def test_what_depends_on_the_training_flag_is_noted(model):
-    plan = mct.plan_of(mct.prepare_qat(model(), data(64, 4)))
+def test_what_a_graph_cannot_do_in_training_is_seen_module_by_module():
+    model, x = BranchesOnTraining(), data(64, 4)
+    plan = mct.plan_of(mct.prepare_qat(model, x))
+    assert plan.capture is MODULES
+    assert "fixed as in evaluation" in plan.notes[0]
+    (note,) = mct.plan_of(mct.prepare_qat(model, x, mct.QuantizationConfig(capture="graph"))).notes
+    assert note == "what depends on the training flag, dropout apart, is fixed as in evaluation"
+
+
+def test_a_model_that_fails_in_training_is_a_graph_with_a_note():
+    plan = mct.plan_of(mct.prepare_qat(FailsInTraining(), data(64, 4)))
+    assert plan.capture is GRAPH
     (note,) = plan.notes
-    assert "training" in note
-    assert "evaluation" in note
+    assert "traced in evaluation only: tracing in training fails (NotImplementedError" in note
+
+
+@pytest.mark.parametrize("model", [ScalesInTraining, AttentionWithDropout])
+def test_numbers_that_depend_on_the_training_flag_follow_it(model):
+    net, x = model(), data(64, 4)
+    captured = capture(net, sample=(x,), train=True)
+    assert captured.mode is GRAPH
+    assert captured.notes == []
+    for mode in (True, False):
+        outputs = []
+        for either in (net.train(mode), captured.model.train(mode)):
+            torch.manual_seed(0)
+            outputs.append(either(x))
+        assert torch.equal(*outputs)
 
 
 def test_post_training_quantization_needs_no_branch_on_the_training_flag():
@@ -308,26 +330,17 @@ class CountsItsCalls(nn.Module):
         return self.layer(x)
 
 
-def test_a_buffer_that_the_model_changes_keeps_its_value_and_is_noted():
-    model = CountsItsCalls()
-    captured = capture(model, CaptureMode.GRAPH)
-    assert any("buffer calls" in note for note in captured.notes)
-    assert model.calls.item() == 0
-
-
-class CannotBeTracedInTraining(CountsItsCalls):
-    def forward(self, x):
-        if self.training:
-            self.calls.add_(1)
-            if x.sum() > 0:
-                x = x + 1
-        return self.layer(x)
-
-
-def test_a_buffer_changed_by_a_training_trace_that_fails_is_noted():
-    captured = capture(CannotBeTracedInTraining(), CaptureMode.GRAPH)
-    assert any("tracing in training fails" in note for note in captured.notes)
-    assert any("buffer calls" in note for note in captured.notes)
+def test_a_buffer_that_the_model_changes_in_training_is_changed_in_training():
+    model, x = CountsItsCalls(), data(16, 4)
+    prepared = mct.prepare_qat(model, x)
+    assert "keeps state on itself (calls)" in mct.plan_of(prepared).notes[0]
+    assert prepared.calls.item() == model.calls.item() == 0
+    prepared(x)
+    assert prepared.calls.item() == 1
+    # After training nothing changes it.
+    assert mct.plan_of(mct.quantize(model, x)).capture is GRAPH
+    with pytest.raises(ValueError, match=r"`capture` is 'graph', but the model keeps state on itself \(calls\)"):
+        mct.prepare_qat(model, x, mct.QuantizationConfig(capture="graph"))
 
 
 class ChangesABufferAndCannotBeTraced(CountsItsCalls):

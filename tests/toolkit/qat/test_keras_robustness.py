@@ -239,3 +239,10 @@ def test_functions_and_layers_of_the_users_own_pass_and_are_listed():
     assert not np.array_equal(ops.convert_to_numpy(ready.get_layer("gate").factor), before)
     final = mct.finalize(ready)
     assert np.array_equal(run(final, data), run(ready, data))
+
+
+def test_a_batch_without_elements_trains_as_in_float():
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((8,)), layers.Dense(6, activation="relu"), layers.Dense(4)])
+    prepared = mct.prepare_qat(model, random(16, 8))
+    assert tuple(prepared(random(16, 8)[:0], training=True).shape) == (0, 4)

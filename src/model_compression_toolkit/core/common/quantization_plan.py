@@ -34,6 +34,8 @@ class QuantizationPlan:
         notes: what a reader should know, such as why the model could not be traced.
         batch_norms: layer into which each batch norm is folded, by the name of the batch norm.
         live_batch_norms: the batch norms that train along and are folded when training ends.
+        arguments: what the arguments of a graph were given as, in plain values; empty where each that is needed was a
+            tensor, and no other was given.
     """
 
     tensors: tuple[TensorPlan, ...]
@@ -41,6 +43,7 @@ class QuantizationPlan:
     notes: tuple[str, ...] = ()
     batch_norms: Mapping[str, str] = field(default_factory=dict)
     live_batch_norms: tuple[str, ...] = ()
+    arguments: Mapping[str, Any] = field(default_factory=dict)
 
     def quantized(self, target: QuantizationTarget | None = None) -> tuple[TensorPlan, ...]:
         """The tensors that are quantized, all or those of one target."""
@@ -109,6 +112,7 @@ class QuantizationPlan:
             "notes": list(self.notes),
             "batch_norms": dict(self.batch_norms),
             "live_batch_norms": list(self.live_batch_norms),
+            **({"arguments": dict(self.arguments)} if self.arguments else {}),
             "tensors": [tensor_to_dict(tensor) for tensor in self.tensors],
         }
 
@@ -129,6 +133,7 @@ class QuantizationPlan:
                 notes=tuple(values["notes"]),
                 batch_norms=dict(values["batch_norms"]),
                 live_batch_norms=tuple(values["live_batch_norms"]),
+                arguments=dict(values.get("arguments", {})),
             )
         except (KeyError, TypeError) as error:
             raise ValueError(

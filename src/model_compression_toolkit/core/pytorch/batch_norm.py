@@ -68,19 +68,17 @@ class LiveBatchNorm(ComputesForBackwardHooks, ForwardsAttributes):
         self.norm.train(mode and not self.freeze_statistics)
         return self
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        """The normalized `inputs`."""
+    def forward(self, input: Tensor) -> Tensor:
+        """The normalized `input`, which has the name that it has in a batch norm."""
         # Not `abs`: its gradient is zero at zero, and a factor could never leave it.
         weight = self.norm.weight
         is_magnitude = self.folds and weight is not None
         factor = torch.where(weight >= 0, weight, -weight) if is_magnitude else weight
         if self.is_before_quantization and self.norm.training:
-            pending = batch_norm_before_quantization(inputs, self.norm, factor)
+            pending = batch_norm_before_quantization(input, self.norm, factor)
             if pending is not None:
                 return pending
-        result: Tensor = (
-            functional_call(self.norm, {"weight": factor}, (inputs,)) if is_magnitude else self.norm(inputs)
-        )
+        result: Tensor = functional_call(self.norm, {"weight": factor}, (input,)) if is_magnitude else self.norm(input)
         return result
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:

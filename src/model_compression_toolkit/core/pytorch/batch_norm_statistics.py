@@ -3,7 +3,7 @@
 """New running statistics for the batch norms of a model in quantization-aware training."""
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -21,7 +21,7 @@ def reestimate_batch_norm_statistics(model: nn.Module, batches: Iterable[Any]) -
 
     Args:
         model: a model in quantization-aware training; its mode is restored.
-        batches: inputs of the model: tensors, or tuples of arguments.
+        batches: inputs of the model: tensors, tuples of arguments, or dictionaries of arguments by name.
 
     Raises:
         ValueError: `batches` is empty.
@@ -41,7 +41,7 @@ def reestimate_batch_norm_statistics(model: nn.Module, batches: Iterable[Any]) -
             norm.train()
         try:
             for batch in itertools.chain([first], stream):
-                model(*(batch if isinstance(batch, (tuple, list)) else (batch,)))
+                _run(model, batch)
         except BaseException:
             for norm, (_, buffers) in zip(norms, former, strict=True):
                 for name, buffer in norm.named_buffers():
@@ -50,3 +50,10 @@ def reestimate_batch_norm_statistics(model: nn.Module, batches: Iterable[Any]) -
         finally:
             for norm, (momentum, _) in zip(norms, former, strict=True):
                 norm.momentum = momentum
+
+
+def _run(model: nn.Module, batch: Any) -> None:
+    if isinstance(batch, Mapping):
+        model(**batch)
+    else:
+        model(*(batch if isinstance(batch, (tuple, list)) else (batch,)))

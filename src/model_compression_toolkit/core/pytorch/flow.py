@@ -13,6 +13,7 @@ from torch import nn
 from model_compression_toolkit.core.common.batch_norm_policy import stays_live
 from model_compression_toolkit.core.common.quantization_config import CaptureMode, QuantizationConfig
 from model_compression_toolkit.core.common.quantization_plan import QuantizationPlan, build_plan
+from model_compression_toolkit.core.pytorch.argument_forms import to_json
 from model_compression_toolkit.core.pytorch.capture import Captured, capture
 from model_compression_toolkit.core.pytorch.data import Batch, batches_of
 from model_compression_toolkit.core.pytorch.fast_paths import call_all_layers
@@ -49,7 +50,7 @@ def capture_and_plan(
     device = next((tensor.device for tensor in chain(model.parameters(), model.buffers())), torch.device("cpu"))
     batches = batches_of(data, device)
     sample = next(batches)
-    captured = capture(model, config.capture, sample)
+    captured = capture(model, config.capture, sample, train)
     call_all_layers(captured.model)
     if captured.mode is CaptureMode.GRAPH:
         pairs = GraphSites(captured, sample).foldable_batch_norms()
@@ -72,7 +73,9 @@ def capture_and_plan(
     if not plan.quantized():
         reasons = sorted({f"{tensor.name}: {tensor.reason}" for tensor in plan.skipped()})
         raise ValueError(f"`model` has nothing to quantize. {'; '.join(reasons) or 'It has no layer with a rule.'}")
-    plan = dataclasses.replace(plan, batch_norms=pairs, live_batch_norms=tuple(n for n in pairs if n in live))
+    arguments = {name: to_json(structure) for name, structure in captured.arguments.items()}
+    live_norms = tuple(norm for norm in pairs if norm in live)
+    plan = dataclasses.replace(plan, arguments=arguments, batch_norms=pairs, live_batch_norms=live_norms)
     return captured, plan, chain([sample], batches)
 
 

@@ -16,8 +16,10 @@ from model_compression_toolkit.core.common.quantization_config import Quantizati
 from model_compression_toolkit.core.common.quantization_plan import TensorSite
 from model_compression_toolkit.core.pytorch.batch_norm import LiveBatchNorm, can_fold
 from model_compression_toolkit.core.pytorch.capture import Captured
-from model_compression_toolkit.core.pytorch.data import Batch, clone_batch
+from model_compression_toolkit.core.pytorch.data import Batch
 from model_compression_toolkit.core.pytorch.exact_arguments import readings_of_node, traits_of_node
+from model_compression_toolkit.core.pytorch.graph_arguments import GraphRunner
+from model_compression_toolkit.core.pytorch.hooks import has_hooks
 from model_compression_toolkit.core.pytorch.known_layers import known_weight_axis
 from model_compression_toolkit.core.pytorch.operators import kind_of_node, type_of_node
 from model_compression_toolkit.core.pytorch.weight_sites import weight_problem, weight_site
@@ -35,7 +37,7 @@ class GraphSites:
         self.captured = captured
         self.root = captured.model
         recorder = _ShapeRecorder(captured.model)
-        recorder.run(*clone_batch(sample))
+        recorder.run_batch(sample)
         self.shapes = recorder.shapes
         self.nodes = list(captured.graph.nodes)
         self.kinds: dict[fx.Node, Kind] = {}
@@ -68,6 +70,9 @@ class GraphSites:
                 # Over (N, L, C), a linear layer's channels are last and the batch norm's are not.
                 and not (linear and axis != len(shape) - 1)
                 and not weight_problem(self.root.get_submodule(source.target))
+                # A hook sees the result of the layer, or of the batch norm, alone.
+                and not has_hooks(self.root.get_submodule(source.target))
+                and not has_hooks(self.root.get_submodule(node.target))
                 and not self._shares_parameters(str(source.target), str(node.target))
             ):
                 pairs[str(node.target)] = str(source.target)
@@ -105,6 +110,8 @@ class GraphSites:
     def _kind(self, node: fx.Node) -> Kind:
         if isinstance(self._module(node), LiveBatchNorm):
             return Kind.BATCH_NORM
+        if node.op == "call_module" and node.target in self.captured.identities:
+            return Kind.PRESERVING
         kind = kind_of_node(node, self.root)
         if node.target is operator.getitem:
             source = node.all_input_nodes[0]
@@ -143,7 +150,7 @@ class GraphSites:
         return self.root.get_submodule(str(node.target)) if node.op == "call_module" else None
 
 
-class _ShapeRecorder(fx.Interpreter):
+class _ShapeRecorder(GraphRunner):
     """Runs a graph and keeps the shapes of its floating-point tensors."""
 
     def __init__(self, module: Any) -> None:

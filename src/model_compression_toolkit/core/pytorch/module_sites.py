@@ -13,7 +13,9 @@ from model_compression_toolkit.core.common.operation_graph import float_weight_s
 from model_compression_toolkit.core.common.quantization_plan import TensorSite
 from model_compression_toolkit.core.pytorch.capture import Captured, run_model
 from model_compression_toolkit.core.pytorch.data import Batch
+from model_compression_toolkit.core.pytorch.model_state import scratch_copy
 from model_compression_toolkit.core.pytorch.operators import weight_axis
+from model_compression_toolkit.core.pytorch.positional_calls import first_value
 from model_compression_toolkit.core.pytorch.weight_reads import direct_reads
 from model_compression_toolkit.core.pytorch.weight_sites import weight_problem, weight_site
 
@@ -74,16 +76,19 @@ def _record_inputs(model: nn.Module, sample: Batch) -> tuple[dict[str, tuple[int
         Shape of the first input of each layer, in the order of the calls, None for those not called; and the layers
         whose weight is read past them.
     """
+    # What the model keeps on itself stays as it is.
+    model = scratch_copy(model)
     layers = {name: module for name, module in model.named_modules() if weight_axis(module) is not None}
     called: dict[str, tuple[int, ...] | None] = {}
     handles = []
     for name, module in layers.items():
 
-        def hook(_: nn.Module, args: tuple[Any, ...], name: str = name) -> None:
-            if args and isinstance(args[0], Tensor):
-                called.setdefault(name, tuple(args[0].shape))
+        def hook(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], name: str = name) -> None:
+            value = first_value(layer, args, kwargs)
+            if isinstance(value, Tensor):
+                called.setdefault(name, tuple(value.shape))
 
-        handles.append(module.register_forward_pre_hook(hook))
+        handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
     try:
         with direct_reads(layers) as read:
             run_model(model, sample)

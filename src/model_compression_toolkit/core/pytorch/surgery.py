@@ -31,6 +31,8 @@ from model_compression_toolkit.core.pytorch.batch_norm import (
     set_bias,
 )
 from model_compression_toolkit.core.pytorch.capture import Captured
+from model_compression_toolkit.core.pytorch.graph_arguments import ArgumentCheck, free_name
+from model_compression_toolkit.core.pytorch.hooks import has_hooks
 from model_compression_toolkit.core.pytorch.operators import kind_of_module
 from model_compression_toolkit.core.pytorch.quantized_input import QuantizedInput
 from model_compression_toolkit.core.pytorch.tied_weights import keep_names_of_tied_weights
@@ -146,7 +148,7 @@ def leave_to_quantizers(model: nn.Module) -> None:
     for node in model.graph.nodes:
         if node.op == "call_function" and node.target in _RELU_FUNCTIONS and _is_between(model, node):
             # A module: a graph that is traced anew, as when it is unpickled, does not look into it.
-            name = f"{node.name}_before_quantization"
+            name = free_name(model, f"{node.name}_before_quantization")
             model.add_module(name, _PENDING_RELUS[_RELU_FUNCTIONS[node.target]]())
             node.op, node.target, node.args, node.kwargs = "call_module", name, tuple(node.all_input_nodes), {}
     for norm in _at_home_everywhere(model, (LiveBatchNorm,), _take_norm):
@@ -161,7 +163,7 @@ def _at_home_everywhere(
     found: dict[nn.Module, bool] = {}
     for node in model.graph.nodes:
         module = model.get_submodule(str(node.target)) if node.op == "call_module" else None
-        if module is not None and type(module) in types:
+        if module is not None and type(module) in types and not any(map(has_hooks, module.modules())):
             found[module] = fits(model, node) and found.get(module, True)
     return [module for module, fits_everywhere in found.items() if fits_everywhere]
 
@@ -317,11 +319,11 @@ def _retarget(root: nn.Module, old: str, new: str, but: str = "") -> None:
 
 def _insert_holder(captured: Captured, layer: str, holder: nn.Module) -> None:
     root, node = captured.model, captured.node(layer)
-    name = f"{node.name}_{HOLDER_SUFFIX}"
+    name = free_name(root, f"{node.name}_{HOLDER_SUFFIX}")
     root.add_module(name, holder)
-    with captured.graph.inserting_after(_last_of_placeholders(node)):
+    with captured.graph.inserting_after(_last_of_arguments(root, node)):
         inserted = captured.graph.call_module(name, (node,))
-    node.replace_all_uses_with(inserted, delete_user_cb=lambda user: user is not inserted)
+    node.replace_all_uses_with(inserted, delete_user_cb=lambda user: user is not inserted and not _checks(root, user))
 
 
 def _is_between(model: fx.GraphModule, node: fx.Node) -> bool:
@@ -346,8 +348,13 @@ def _is_alone_with_a_new_tensor(model: fx.GraphModule, node: fx.Node) -> bool:
     return node.op == "call_function" and node.target in (operator.add, torch.add)
 
 
-def _last_of_placeholders(node: fx.Node) -> fx.Node:
-    """The node itself; for an input of the model the last input, because placeholders come first in a graph."""
-    while node.op == "placeholder" and node.next.op == "placeholder":
-        node = node.next
+def _last_of_arguments(root: nn.Module, node: fx.Node) -> fx.Node:
+    """The node itself; for an input of the model the last input or check of one, because those come first."""
+    if node.op == "placeholder":
+        while node.next.op == "placeholder" or _checks(root, node.next):
+            node = node.next
     return node
+
+
+def _checks(root: nn.Module, node: fx.Node) -> bool:
+    return node.op == "call_module" and isinstance(root.get_submodule(str(node.target)), ArgumentCheck)

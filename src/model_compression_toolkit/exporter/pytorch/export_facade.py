@@ -12,6 +12,7 @@ from torch import nn
 from mct_quantizers._lazy import import_optional
 from mct_quantizers.common.files import check_writable, write_atomically
 from model_compression_toolkit.core.common.progress import working
+from model_compression_toolkit.core.pytorch.arguments import positional_batch
 from model_compression_toolkit.core.pytorch.data import Batch, batches_of
 from model_compression_toolkit.core.pytorch.unwrapping import unwrapped
 from model_compression_toolkit.exporter.common.export_report import ExportReport, finish
@@ -92,9 +93,9 @@ def _export_onnx(
     if verify is not None:
         # Before the work, so that a missing engine is told at once.
         parity = import_optional(f"{_ROOM}.parity", needed_by="export with verify")
-        batches = batches_of(verify)
+        batches = (positional_batch(model, batch) for batch in batches_of(verify))
     if example is not None:
-        first = next(batches_of(example))
+        first = positional_batch(model, next(batches_of(example)))
     elif batches is not None:
         first = next(batches)
         batches = chain([first], batches)

@@ -3,13 +3,16 @@
 """Applies the plan of a file to the float architecture once more."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
 from mct_quantizers.common.quant_info import QuantizationTarget
 from mct_quantizers.pytorch.quantize_wrapper import PytorchQuantizationWrapper
 from model_compression_toolkit.core.common.quantization_plan import QuantizationPlan
+from model_compression_toolkit.core.pytorch.argument_forms import from_json
+from model_compression_toolkit.core.pytorch.arguments import optional_arguments, required_arguments
 from model_compression_toolkit.core.pytorch.batch_norm import affine_of, set_bias
 from model_compression_toolkit.core.pytorch.capture import Captured, capture
 from model_compression_toolkit.core.pytorch.surgery import apply_plan, bypass_layer, fold_batch_norms, wrapper_of
@@ -30,14 +33,27 @@ def rebuild(model: nn.Module, plan: QuantizationPlan, path: Path) -> nn.Module:
         TypeError: `model` is no `nn.Module`.
         ValueError: `model` is quantized already, or the plan does not fit it.
     """
+    arguments = _arguments(model, plan, path) if isinstance(model, nn.Module) else {}
     try:
-        captured = capture(model, plan.capture)
+        captured = capture(model, plan.capture, arguments=arguments)
     except ValueError as error:
         raise ValueError(f"`model` cannot be captured as the plan in {path} says. {error}") from error
     try:
         return _apply(captured, plan)
     except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise ValueError(f"The plan in {path} does not fit `model`: {error}") from error
+
+
+def _arguments(model: nn.Module, plan: QuantizationPlan, path: Path) -> dict[str, Any]:
+    """What each argument was given as."""
+    if not plan.arguments:
+        # Plans of earlier releases tell optional arguments only by their tensors.
+        listed = [tensor.site.layer for tensor in plan.tensors if tensor.site.type == "input"]
+        return required_arguments(model) | {name: Tensor for name in optional_arguments(model) if name in listed}
+    try:
+        return {name: from_json(values) for name, values in plan.arguments.items()}
+    except (LookupError, TypeError) as error:
+        raise ValueError(f"The plan in {path} describes arguments of the model in an unknown way: {error}") from error
 
 
 def _apply(captured: Captured, plan: QuantizationPlan) -> nn.Module:

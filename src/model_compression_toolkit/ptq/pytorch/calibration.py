@@ -18,7 +18,10 @@ from model_compression_toolkit.core.common.progress import track
 from model_compression_toolkit.core.common.quantization_config import CaptureMode
 from model_compression_toolkit.core.common.quantization_plan import QuantizationPlan
 from model_compression_toolkit.core.pytorch.capture import Captured
-from model_compression_toolkit.core.pytorch.data import Batch, clone_batch, to_float64
+from model_compression_toolkit.core.pytorch.data import Batch, call_model, to_float64
+from model_compression_toolkit.core.pytorch.graph_arguments import GraphRunner
+from model_compression_toolkit.core.pytorch.model_state import scratch_copy
+from model_compression_toolkit.core.pytorch.positional_calls import first_value
 from model_compression_toolkit.ptq.common.calibration import activation_params, weight_params
 from model_compression_toolkit.ptq.common.statistics import TensorStatistics
 
@@ -59,7 +62,7 @@ def _run_graph(
     problems: list[str] = []
     observed = {captured.node(tensor.site.layer): tensor.name for tensor in plan.quantized() if not tensor.is_weight}
 
-    class Observer(fx.Interpreter):
+    class Observer(GraphRunner):
         def run_node(self, n: fx.Node) -> Any:
             result = super().run_node(n)
             if n in observed:
@@ -68,7 +71,7 @@ def _run_graph(
 
     observer = Observer(captured.model)
     for batch in batches:
-        observer.run(*clone_batch(batch))
+        observer.run_batch(batch)
         _raise_first(problems)
 
 
@@ -77,17 +80,19 @@ def _run_modules(
 ) -> None:
     problems: list[str] = []
 
-    def hook_for(name: str) -> Callable[[Any, tuple[Any, ...]], None]:
-        return lambda _, args: _observe(name, statistics, args[0], problems)
+    def hook_for(name: str) -> Callable[[Any, tuple[Any, ...], dict[str, Any]], None]:
+        return lambda layer, args, kwargs: _observe(name, statistics, first_value(layer, args, kwargs), problems)
 
+    # What the model keeps on itself stays as it is.
+    model = scratch_copy(captured.model)
     handles = [
-        captured.model.get_submodule(tensor.site.layer).register_forward_pre_hook(hook_for(tensor.name))
+        model.get_submodule(tensor.site.layer).register_forward_pre_hook(hook_for(tensor.name), with_kwargs=True)
         for tensor in plan.quantized()
         if not tensor.is_weight
     ]
     try:
         for batch in batches:
-            captured.model(*clone_batch(batch))
+            call_model(model, batch)
             _raise_first(problems)
     finally:
         for handle in handles:
@@ -95,6 +100,9 @@ def _run_modules(
 
 
 def _observe(name: str, statistics: dict[str, TensorStatistics], value: Tensor, problems: list[str]) -> None:
+    if value.numel() == 0:
+        # As where a batch selects no rows.
+        return
     values = value.detach().float()
     minimum, maximum = native_histogram.extremes(values)
 

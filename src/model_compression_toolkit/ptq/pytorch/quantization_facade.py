@@ -37,7 +37,10 @@ def quantize(model: nn.Module, data: Any, config: QuantizationConfig | None = No
     config = QuantizationConfig() if config is None else config
     captured, plan, batches = capture_and_plan(model, data, config, train=False)
     plan = calibrate(captured, plan, batches, num_batches(data))
-    return apply_plan(captured, plan, inferable_quantizer, inferable_quantizer).eval()
+    quantized = apply_plan(captured, plan, inferable_quantizer, inferable_quantizer)
+    # An `eval` of the user's own may return nothing.
+    quantized.eval()
+    return quantized
 
 
 def inferable_quantizer(tensor: TensorPlan) -> Any:

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from model_compression_toolkit.core.common.progress import track
 from model_compression_toolkit.core.pytorch.batch_norm import freeze_batch_norm_statistics
-from model_compression_toolkit.core.pytorch.data import as_tensor, batches_of, is_tensor
+from model_compression_toolkit.core.pytorch.data import as_tensor, batches_of, is_tensor, only_tensors
 from model_compression_toolkit.core.pytorch.modes import preserved_modes
 from model_compression_toolkit.core.pytorch.unwrapping import plan_inside
 from model_compression_toolkit.qat.common.fine_tuning import FineTuning
@@ -85,7 +85,8 @@ def _samples(inputs: Any, labels: Any, settings: FineTuning) -> tuple[Tensor, Te
     if is_tensor(inputs):
         samples, classes = as_tensor(inputs, name="inputs"), None
     else:
-        samples, classes = join_batches(batches_of(inputs, name="inputs"), torch.cat, _is_integer)
+        batches = (only_tensors(batch, "inputs") for batch in batches_of(inputs, name="inputs"))
+        samples, classes = join_batches(batches, torch.cat, _is_integer)
     if labels is not None:
         if classes is not None:
             raise ValueError("`labels` must not be given where the batches of `inputs` hold classes. Received: both")

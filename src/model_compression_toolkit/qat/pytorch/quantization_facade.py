@@ -74,7 +74,9 @@ def prepare_qat(
 
     prepared = apply_plan(captured, plan, quantizer, quantizer)
     leave_to_quantizers(prepared)
-    return prepared.train()
+    # A `train` of the user's own may return nothing.
+    prepared.train()
+    return prepared
 
 
 def finalize(model: nn.Module) -> nn.Module:
@@ -156,7 +158,8 @@ def _finalize_in_place(model: nn.Module) -> nn.Module:
     keep_names_of_tied_weights(model)
     set_plan(model, without_broken_ties(frozen_plan(plan, inferable), model))
     # Once more, for the new quantizers.
-    return model.eval()
+    model.eval()
+    return model
 
 
 def _fold_live(

@@ -228,7 +228,9 @@ class Method(ABC):
     @staticmethod
     def gradient_factor(x: Tensor, scale: Tensor, params: QuantParams, ops: Ops) -> Any:
         """1/sqrt(N · quant_max), where N elements of `x` share a scale (Esser et al. 2020, section 2.2)."""
-        return (ops.size(x) / ops.size(scale) * max(params.quant_max, 1)) ** -0.5
+        # Of a batch without elements the gradient is zero, and so is its product with a factor that is a number. The
+        # addition is lost in any other: N and quant_max are at least 1.
+        return (ops.size(x) / ops.size(scale) * max(params.quant_max, 1) + 1e-30) ** -0.5
 
 
 def registered_names() -> list[str]:
