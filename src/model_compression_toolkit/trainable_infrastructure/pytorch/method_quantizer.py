@@ -16,6 +16,7 @@ from model_compression_toolkit.trainable_infrastructure.methods.method import Le
 from model_compression_toolkit.trainable_infrastructure.pytorch.base_pytorch_quantizer import (
     BasePytorchTrainableQuantizer,
 )
+from model_compression_toolkit.trainable_infrastructure.pytorch.relative_state import RelativeStateModule, whole
 
 __all__ = ["PytorchMethodQuantizer"]
 
@@ -33,8 +34,14 @@ def _(x: Tensor) -> Tensor:
     return torch.empty_like(x)
 
 
-class PytorchMethodQuantizer(ComputesForBackwardHooks, MethodQuantizer, BasePytorchTrainableQuantizer):
-    """A quantizer that a `Method` trains; its state is parameters and buffers of its own, never 0-dim."""
+class PytorchMethodQuantizer(
+    ComputesForBackwardHooks, MethodQuantizer, RelativeStateModule, BasePytorchTrainableQuantizer
+):
+    """A quantizer that a `Method` trains; its state is parameters and buffers of its own, never 0-dim.
+
+    What is trained in units of its own size, a scale above all, is the parameter `relative_scale`; the attribute
+    `scale` and the `state_dict` have the scale itself.
+    """
 
     _ops = torch_ops
     _inferable_base = BasePyTorchInferableQuantizer
@@ -65,7 +72,7 @@ class PytorchMethodQuantizer(ComputesForBackwardHooks, MethodQuantizer, BasePyto
 
     def regularization(self, weight: Tensor | None = None) -> Tensor | None:
         """See `MethodQuantizer.regularization`; of whole tensors where a model is sharded."""
-        result: Tensor | None = super().regularization(None if weight is None else _whole(weight))
+        result: Tensor | None = super().regularization(None if weight is None else whole(weight))
         return result
 
     def convert2inferable(self) -> Any:
@@ -81,6 +88,8 @@ class PytorchMethodQuantizer(ComputesForBackwardHooks, MethodQuantizer, BasePyto
 
     def _new_variable(self, key: str, learned: Learned, trainable: bool, prefix: str | None, layer: Any) -> Tensor:
         tensor = torch_ops.state_tensor(learned.value)
+        if trainable and learned.unit is not None:
+            return self.add_relative_parameter(key, tensor, torch_ops.state_tensor(learned.unit))
         if trainable:
             self.register_parameter(key, nn.Parameter(tensor))
         else:
@@ -89,7 +98,7 @@ class PytorchMethodQuantizer(ComputesForBackwardHooks, MethodQuantizer, BasePyto
         return result
 
     def _variable(self, key: str) -> Tensor:
-        return _whole(getattr(self, key))
+        return self.relative_number(key) if key in self._relative else whole(getattr(self, key))
 
     def _as_array(self, variable: Tensor) -> Any:
         return variable.detach().cpu().numpy()
@@ -98,10 +107,3 @@ class PytorchMethodQuantizer(ComputesForBackwardHooks, MethodQuantizer, BasePyto
         with torch.no_grad():
             for key, value in values.items():
                 self._variable(key).copy_(value)
-
-
-def _whole(tensor: Tensor) -> Tensor:
-    """The tensor, gathered where it is a part of a sharded one (a `DTensor`); differentiable."""
-    gather = getattr(tensor, "full_tensor", None)
-    result: Tensor = tensor if gather is None else gather()
-    return result
