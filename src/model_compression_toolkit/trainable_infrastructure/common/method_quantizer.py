@@ -150,15 +150,13 @@ class MethodQuantizer(BaseTrainableQuantizer):
         return f"{self.method.name}, {grid}, num_bits={params.num_bits}, axis={params.axis}"
 
     def _quantized(self, inputs: Tensor, training: bool) -> Tensor:
-        """Quantized `inputs`, after checks; in training the state that is not trained moves on."""
+        """Quantized `inputs`, after checks."""
         ops, params = self._ops, self.initial_params
         values = ops.to_compute_dtype(inputs)
         check_channels(ops.shape(values), params.axis, self._num_scales)
         learned = self._learned(values)
         if training:
-            moved = self.method.advance({key: self._variable(key) for key in self._state()}, ops)
-            result = self.method.quantize(values, {**learned, **self._kept(learned, moved)}, params, ops)
-            self._assign(moved)
+            result = self.method.quantize(*self._at_this_step(values, learned), params, ops)
         else:
             result = self.method.evaluate(values, learned, params, ops)
         return ops.cast_like(result, inputs)
@@ -181,10 +179,13 @@ class MethodQuantizer(BaseTrainableQuantizer):
             )
         return self._per_scale
 
-    def _kept(self, learned: Mapping[str, Tensor], moved: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """What of the state must be copied because `_assign` will write over it while a gradient still needs it."""
-        del learned, moved
-        return {}
+    def _at_this_step(self, values: Tensor, learned: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The tensor and the state for a call in training: counters are those of the step."""
+        return values, learned
+
+    def _next_step(self) -> dict[str, Tensor]:
+        """What the state that is not trained is at the next step."""
+        return self.method.advance({key: self._variable(key) for key in self._state()}, self._ops)
 
     def _new_variable(self, key: str, learned: Learned, trainable: bool, prefix: str | None, layer: Any) -> Any:
         raise NotImplementedError
@@ -195,5 +196,3 @@ class MethodQuantizer(BaseTrainableQuantizer):
     def _as_array(self, variable: Any) -> Any:
         raise NotImplementedError
 
-    def _assign(self, values: Mapping[str, Tensor]) -> None:
-        raise NotImplementedError

@@ -46,6 +46,8 @@ class KerasMethodQuantizer(MethodQuantizer, BaseKerasTrainableQuantizer):
         """
         inputs = keras_ops.as_tensor(inputs)
         result = self._quantized(inputs, bool(training))
+        if training:
+            self._assign(self._next_step())
         if training and self._layer is not None:
             # After the counters have moved, as in PyTorch, where the training loop adds it after the call.
             penalty = self.regularization(inputs if self.method.is_weight else None)
