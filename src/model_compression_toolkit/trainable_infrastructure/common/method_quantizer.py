@@ -5,6 +5,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
+import numpy as np
+
 from mct_quantizers.common.arithmetic import broadcast_shape
 from mct_quantizers.common.lookup_table import LookupTable
 from mct_quantizers.common.ops import Tensor
@@ -61,6 +63,7 @@ class MethodQuantizer(BaseTrainableQuantizer):
         # A number of its own: the size of an array is unknown to torch.compile.
         self._num_scales = int(self.initial_params.scale.size)
         self._per_scale: dict[str, bool] = {}
+        self._tensor_name: str | None = None
 
     @property
     def num_bits(self) -> int:
@@ -88,6 +91,7 @@ class MethodQuantizer(BaseTrainableQuantizer):
             layer: the wrapper or holder.
         """
         if not self._per_scale:
+            self._tensor_name = name
             shape = tensor_shape if self.method.is_weight else None
             state = self.method.parameters(self.initial_params, shape)
             for key, learned in state.items():
@@ -99,9 +103,33 @@ class MethodQuantizer(BaseTrainableQuantizer):
 
     @property
     def params(self) -> QuantParams | LookupTable:
-        """What the quantizer would freeze to now."""
+        """What the quantizer would freeze to now.
+
+        Raises:
+            ValueError: training has left numbers that are not finite.
+        """
+        self.check_finite()
         learned = {key: self._as_array(self._variable(key)) for key in self._state()}
         return self.method.freeze(learned, self.initial_params)
+
+    def check_finite(self, name: str | None = None) -> None:
+        """What was learned is finite.
+
+        Args:
+            name: of the tensor, for the text of the error.
+
+        Raises:
+            ValueError: it is not; the text names the tensor, the quantizer and what it learned.
+        """
+        for key in self._state():
+            values = np.asarray(self._as_array(self._variable(key)))
+            wrong = values[~np.isfinite(values)]
+            if wrong.size:
+                raise ValueError(
+                    f"The quantizer of {name or self._tensor_name or 'a tensor'} ({type(self).__name__}) has learned a "
+                    f"`{key}` that is not finite: training has diverged. Train from an earlier state with a lower "
+                    f"learning rate. Received: {wrong[0]} in {wrong.size} of {values.size} numbers"
+                )
 
     def frozen_weight(self, weight: Tensor) -> Tensor:
         """The weight to which the frozen quantizer is applied; `weight` itself unless the method changes it.

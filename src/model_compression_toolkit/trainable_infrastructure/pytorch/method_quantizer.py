@@ -135,7 +135,7 @@ class PytorchMethodQuantizer(
     def _new_variable(self, key: str, learned: Learned, trainable: bool, prefix: str | None, layer: Any) -> Tensor:
         tensor = torch_ops.state_tensor(learned.value)
         if trainable and learned.unit is not None:
-            return self.add_relative_parameter(key, tensor, torch_ops.state_tensor(learned.unit))
+            return self._add_relative_parameter(key, tensor, torch_ops.state_tensor(learned.unit))
         if trainable:
             self.register_parameter(key, nn.Parameter(tensor))
         else:
@@ -149,7 +149,7 @@ class PytorchMethodQuantizer(
             self.gradient_came.fill_(1.0)
 
     def _variable(self, key: str) -> Tensor:
-        return self.relative_number(key) if key in self._relative else whole(getattr(self, key))
+        return self._relative_number(key) if key in self._relative else whole(getattr(self, key))
 
     def _as_array(self, variable: Tensor) -> Any:
         return variable.detach().cpu().numpy()

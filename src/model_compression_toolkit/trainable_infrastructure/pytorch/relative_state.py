@@ -39,7 +39,7 @@ class RelativeStateModule(nn.Module):
             self._take_over(key)
         return {**self.__dict__, "_shown": {}}
 
-    def add_relative_parameter(self, key: str, value: Tensor, unit: Tensor) -> nn.Parameter:
+    def _add_relative_parameter(self, key: str, value: Tensor, unit: Tensor) -> nn.Parameter:
         """Register `value`, to be trained in units of `unit`."""
         parameter = nn.Parameter(value / unit)
         self.register_parameter(_PARAMETER.format(key), parameter)
@@ -47,7 +47,7 @@ class RelativeStateModule(nn.Module):
         self._relative = (*self._relative, key)
         return parameter
 
-    def relative_number(self, key: str) -> Tensor:
+    def _relative_number(self, key: str) -> Tensor:
         """The number `key` as it counts, differentiable."""
         self._take_over(key)
         parameter = getattr(self, _PARAMETER.format(key))
