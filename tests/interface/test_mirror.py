@@ -40,6 +40,8 @@ ONLY_PYTORCH_FILES = {
     "private.py",  # of torch; the Keras wing asks no private part of Keras for how it runs
     "pending.py",  # what compilers of Keras's backends fuse, or store, by themselves
     "recomputation.py",
+    "relative_state.py",  # what a state_dict shows; Keras's files hold variables as they are
+    "steps.py",  # of training: the wrapped call of a Keras layer does not learn that a gradient came back
     "regularization.py",  # Keras adds what layers add to the loss by itself
 }
 ONLY_KERAS_FILES = {

@@ -181,6 +181,16 @@ def add_gradient_of(value: Tensor, surrogate: Tensor, ops: Ops) -> Tensor:
     return value + (surrogate - ops.stop_gradient(surrogate))
 
 
+def in_units(x: Tensor, unit: Tensor, ops: Ops) -> Tensor:
+    """`x · unit`, its gradient divided by `unit`: a step of gradient descent changes the product as if it were learned.
+
+    That is the gradient of the chain rule over `unit²`, which the change of variable brings into such a step. Adam does
+    not depend on the size of a gradient, and moves the product by the learning rate in units of `unit`.
+    """
+    constant = ops.stop_gradient(x)
+    return constant * unit + ops.divide(x - constant, unit)
+
+
 def position(x: Tensor, scale: Tensor, zero_point: Tensor | None, ops: Ops) -> Tensor:
     """`round(x / scale) + zero_point`, not clipped, as a constant for differentiation."""
     rounded = ops.round(ops.divide(ops.stop_gradient(x), ops.stop_gradient(scale)))

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The NumPy twin of the namespace: the reference that every engine is held against."""
 
+import math
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -49,6 +50,11 @@ def shape(x: Array) -> Sequence[int]:
 def size(x: Array) -> int:
     """See `Ops.size`."""
     return int(np.size(x))
+
+
+def sample_size(x: Array) -> int:
+    """See `Ops.sample_size`."""
+    return math.prod(np.shape(x)[1:])
 
 
 def reshape(x: Array, shape: Sequence[int]) -> Array:

@@ -38,6 +38,9 @@ class Ops(Protocol):
     def size(self, x: Tensor) -> Any:
         """Number of elements; a number, or a scalar tensor where it is not known yet."""
 
+    def sample_size(self, x: Tensor) -> Any:
+        """Number of elements of one sample, axis 0 counting the samples; as for `size`."""
+
     def reshape(self, x: Tensor, shape: Sequence[int]) -> Tensor:
         """`x` in another shape of the same size."""
 

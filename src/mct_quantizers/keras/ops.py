@@ -88,6 +88,13 @@ def size(x: Tensor) -> Any:
     return keras.ops.cast(keras.ops.size(x), "float32")
 
 
+def sample_size(x: Tensor) -> Any:
+    """See `Ops.sample_size`."""
+    if None not in x.shape[1:]:
+        return math.prod(x.shape[1:])
+    return keras.ops.cast(math.prod(keras.ops.shape(x)[1:]), "float32")
+
+
 def reshape(x: Tensor, shape: Sequence[int]) -> Tensor:
     """See `Ops.reshape`."""
     return keras.ops.reshape(x, tuple(shape))

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The PyTorch twin of the namespace of tensor functions (`mct_quantizers.common.ops.Ops`)."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -70,6 +71,11 @@ def shape(x: Tensor) -> Sequence[int]:
 def size(x: Tensor) -> int:
     """See `Ops.size`."""
     return x.numel()
+
+
+def sample_size(x: Tensor) -> int:
+    """See `Ops.sample_size`."""
+    return math.prod(x.shape[1:])
 
 
 def reshape(x: Tensor, shape: Sequence[int]) -> Tensor:

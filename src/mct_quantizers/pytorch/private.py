@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["has_global_backward_hooks", "may_hook_saved_tensors", "part", "transforms_are_active"]
+__all__ = ["has_global_backward_hooks", "is_in_backward", "may_hook_saved_tensors", "part", "transforms_are_active"]
 
 
 def part(path: str) -> Any:
@@ -25,6 +25,7 @@ def part(path: str) -> Any:
 _transforms_are_active = part("_C._are_functorch_transforms_active")
 _top_hooks = part("_C._autograd._top_saved_tensors_default_hooks")
 _why_hooks_are_disabled = part("_C._autograd._saved_tensors_hooks_get_disabled_error_message")
+_backward_pass = part("_C._current_graph_task_id")
 _backward_hooks = part("nn.modules.module._global_backward_hooks")
 _backward_pre_hooks = part("nn.modules.module._global_backward_pre_hooks")
 
@@ -42,6 +43,15 @@ def may_hook_saved_tensors() -> bool:
     if _top_hooks is None or _why_hooks_are_disabled is None:
         return False
     return _why_hooks_are_disabled() is None and _top_hooks(True) is None
+
+
+def is_in_backward() -> bool:
+    """Whether autograd's backward pass is running, as when checkpointing computes a layer anew.
+
+    False where torch does not tell: then a layer that a step uses several times, each of them checkpointed, may see a
+    schedule move before its last recomputation.
+    """
+    return _backward_pass is not None and _backward_pass() != -1
 
 
 def has_global_backward_hooks() -> bool:

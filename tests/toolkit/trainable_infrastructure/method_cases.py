@@ -186,19 +186,31 @@ def trainable_names(quantizer: Any) -> list[str]:
     return [name for name, variable in variables_of(quantizer).items() if getattr(variable, flag)]
 
 
-def state_of(quantizer: Any) -> dict[str, np.ndarray]:
-    """The state as copies."""
+def unit_of(quantizer: Any, name: str) -> np.ndarray:
+    """What a part of the state is trained in units of."""
     if is_torch(quantizer):
-        return {name: variable.detach().numpy().copy() for name, variable in variables_of(quantizer).items()}
-    import keras
+        unit = dict(quantizer.named_buffers()).get(f"{name}_unit")
+        return np.float32(1.0) if unit is None else unit.numpy()
+    unit = quantizer._units.get(name)
+    return np.float32(1.0) if unit is None else np.array(unit)
 
-    return {name: np.array(keras.ops.convert_to_numpy(value)) for name, value in variables_of(quantizer).items()}
+
+def state_of(quantizer: Any) -> dict[str, np.ndarray]:
+    """The state as copies, scales as they are."""
+    if is_torch(quantizer):
+        found = {name: variable.detach().numpy().copy() for name, variable in variables_of(quantizer).items()}
+    else:
+        import keras
+
+        found = {name: np.array(keras.ops.convert_to_numpy(value)) for name, value in variables_of(quantizer).items()}
+    return {name: value * unit_of(quantizer, name) for name, value in found.items()}
 
 
 def set_state(quantizer: Any, state: Mapping[str, np.ndarray]) -> None:
     """Write a state, or a part of it."""
     variables = variables_of(quantizer)
-    for name, value in state.items():
+    for name, given in state.items():
+        value = given / unit_of(quantizer, name)
         if is_torch(quantizer):
             import torch
 
@@ -303,15 +315,17 @@ def penalty(quantizer: Any, x: np.ndarray | None) -> tuple[float, dict[str, np.n
 
 def _gradients(quantizer: Any, x: np.ndarray, function: Callable[[Any], Any]) -> dict[str, np.ndarray]:
     names = trainable_names(quantizer)
-    given = [x, *(state_of(quantizer)[name] for name in names)]
+    given = [x, *(state_of(quantizer)[name] / unit_of(quantizer, name) for name in names)]
     kept = state_of(quantizer)
     if is_torch(quantizer):
         found = _torch_gradients(quantizer, names, x, function)
     else:
         found = _keras_gradients(quantizer, names, given, function)
     set_state(quantizer, kept)
+    # Of what is trained in units the gradient is divided by the unit: see `arithmetic.in_units`.
     filled = [
-        np.zeros_like(value) if each is None else np.asarray(each) for value, each in zip(given, found, strict=True)
+        np.zeros_like(value) if each is None else np.asarray(each) * (1.0 if name == "x" else unit_of(quantizer, name))
+        for name, value, each in zip(["x", *names], given, found, strict=True)
     ]
     return dict(zip(["x", *names], filled, strict=True))
 

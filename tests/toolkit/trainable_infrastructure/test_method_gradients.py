@@ -75,7 +75,8 @@ class Point:
             zero = np.clip(-np.round(self.state["offset"] / scale), self.low, self.high)
         self.scale, self.zero = self.aligned(scale), self.aligned(zero)
         self.upstream = np.random.default_rng(5).normal(size=case.shape)
-        self.factor = (np.prod(case.shape) / scale.size * max(self.high, 1)) ** -0.5
+        elements = np.prod(case.shape) if case.target is WEIGHT else np.prod(case.shape[1:])
+        self.factor = (elements / scale.size * max(self.high, 1)) ** -0.5
         self.draw(lambda x: away_from_halves(x / self.scale) & away_from_integers(x / self.scale))
 
     def aligned(self, array: Array) -> Array:

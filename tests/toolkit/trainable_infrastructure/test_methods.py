@@ -310,12 +310,12 @@ def test_methods_with_a_number_for_each_element_need_the_shape(name, shape):
 
 @pytest.mark.parametrize(("num_bits", "signed"), [(2, True), (4, True), (8, True), (3, False), (8, False)])
 @pytest.mark.parametrize("batch", [1, 4, 16])
-def test_lsq_factor_of_an_activation_counts_the_batch(num_bits, signed, batch):
+def test_lsq_factor_of_an_activation_counts_the_features_of_a_sample(num_bits, signed, batch):
     pytest.importorskip("torch")
     quantizer = quantizer_of("pytorch", Case("LSQ", SYMMETRIC, ACTIVATION), num_bits, signed)
-    # 7·n elements far above the range, each with slope quant_max: the factor 1/sqrt(7·n·quant_max).
+    # 7·n elements far above the range, each with slope quant_max, and the factor 1/sqrt(7·quant_max).
     found = gradients(quantizer, np.full((batch, 7), 1e3, np.float32))
-    expected = np.sqrt(7.0 * batch * quantizer.initial_params.quant_max)
+    expected = batch * np.sqrt(7.0 * quantizer.initial_params.quant_max)
     np.testing.assert_allclose(found["scale"], [expected], rtol=1e-6)
 
 
@@ -345,7 +345,8 @@ def test_scale_gradient_equals_finite_differences_of_the_estimators_surrogate(ca
 
     step = 1e-6
     slope = (surrogate(start * (1 + step)) - surrogate(start * (1 - step))) / (2 * step * params.scale)
-    factor = (x.size / params.scale.size * params.quant_max) ** -0.5
+    elements = x.size if case.target is WEIGHT else x[0].size
+    factor = (elements / params.scale.size * params.quant_max) ** -0.5
     # Sums of up to 120 terms in float32, each up to eight.
     np.testing.assert_allclose(gradients(quantizer, x)["scale"], factor * slope, rtol=1e-4, atol=1e-4)
 

@@ -4,7 +4,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +44,24 @@ class FineTuning:
         for name in ("label_weight", "frozen_share"):
             if not _is_number(getattr(self, name)) or not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"`{name}` must be a number from 0 to 1. Received: {name}={getattr(self, name)!r}")
+
+
+def refuse_loss(loss: float, where: str, not_finite: str | None) -> NoReturn:
+    """A loss is not finite.
+
+    Args:
+        loss: the loss.
+        where: when it came, for the text.
+        not_finite: the first tensor that is not finite; None where all are.
+
+    Raises:
+        ValueError: always; the text names the tensor.
+    """
+    source = f"The first tensor that is not finite: {not_finite}" if not_finite else "Every tensor is finite"
+    raise ValueError(
+        f"The loss is not finite: {loss} {where}. {source}. Check the samples and labels, or train with a lower "
+        "`learning_rate`."
+    )
 
 
 def _is_number(value: Any) -> bool:

@@ -12,13 +12,17 @@ from model_compression_toolkit.core.common.quantization_plan import FrozenParams
 
 
 def check_in_training(quantizers: Mapping[str, Any]) -> None:
-    """At least one of a model's quantizers is in training.
+    """At least one of a model's quantizers is in training, and what they have learned is finite.
 
     Raises:
-        ValueError: none is.
+        ValueError: none is; training has left numbers that are not finite, of the first tensor named.
     """
     if not any(callable(getattr(quantizer, "convert2inferable", None)) for quantizer in quantizers.values()):
         raise ValueError("`model` must be in quantization-aware training. Received: a model that is finalized already")
+    for name, quantizer in quantizers.items():
+        check = getattr(quantizer, "check_finite", None)
+        if callable(check):
+            check(name)
 
 
 def params_of(quantizer: Any) -> FrozenParams | None:

@@ -15,6 +15,7 @@ from model_compression_toolkit.core.keras.data import as_array, batches_of, is_t
 from model_compression_toolkit.core.keras.package import PACKAGE
 from model_compression_toolkit.qat.common.fine_tuning import FineTuning
 from model_compression_toolkit.qat.common.training_samples import check_order, check_samples, join_batches
+from model_compression_toolkit.qat.keras.finite_loss import check_loss
 
 Array = npt.NDArray[Any]
 Augment = Callable[[Array, np.random.Generator], Array]
@@ -80,7 +81,7 @@ def fine_tune(
     Raises:
         TypeError: data of another type.
         ValueError: fewer samples than a batch has; batches of another form; labels that are no classes, of another
-            number, or given twice.
+            number, or given twice; a loss that is not finite, with the first variable that is not.
     """
     settings = settings or FineTuning()
     inputs, labels = _samples(inputs, labels, settings)
@@ -96,8 +97,11 @@ def fine_tune(
         if start:
             freeze_batch_norm_statistics(model)
         model.compile(optimizer, loss)
-        history = model.fit(batches, epochs=end, initial_epoch=start, shuffle=False, verbose=0)
+        watch = [keras.callbacks.TerminateOnNaN()]
+        history = model.fit(batches, epochs=end, initial_epoch=start, shuffle=False, verbose=0, callbacks=watch)
         losses += history.history["loss"]
+        for epoch, value in enumerate(losses):
+            check_loss(value, f"in epoch {epoch + 1}", model, inputs)
     # Of what is local here nothing goes into a file of the model; an optimizer without variables does not load.
     model.compile(keras.optimizers.AdamW(settings.learning_rate, weight_decay=0.0))
     model.optimizer.build(model.trainable_variables)

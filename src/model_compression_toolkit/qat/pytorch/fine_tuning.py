@@ -17,6 +17,7 @@ from model_compression_toolkit.core.pytorch.modes import preserved_modes
 from model_compression_toolkit.core.pytorch.unwrapping import plan_inside
 from model_compression_toolkit.qat.common.fine_tuning import FineTuning
 from model_compression_toolkit.qat.common.training_samples import check_order, check_samples, join_batches
+from model_compression_toolkit.qat.pytorch.finite_loss import check_loss
 from model_compression_toolkit.trainable_infrastructure.pytorch.regularization import regularization_loss
 
 Augment = Callable[[Tensor, torch.Generator], Tensor]
@@ -51,7 +52,8 @@ def fine_tune(
     Raises:
         TypeError: data of another type.
         ValueError: fewer samples than a batch has; batches of another form; labels that are no classes, of another
-            number, or given twice; a model that is not quantized.
+            number, or given twice; a model that is not quantized; a loss that is not finite, with the first tensor
+            that is not.
     """
     settings = settings or FineTuning()
     # A float model would train, and nothing would be quantized.
@@ -71,6 +73,9 @@ def fine_tune(
             if step == total - int(total * settings.frozen_share):
                 freeze_batch_norm_statistics(model)
             loss = _loss(model, teacher, batch, classes, settings) + regularization_loss(model).to(device)
+            # Elsewhere looking at a number waits for the device: there once in an epoch.
+            if loss.is_cpu or step % steps == steps - 1:
+                check_loss(loss.item(), f"at step {step + 1}", model, batch)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()

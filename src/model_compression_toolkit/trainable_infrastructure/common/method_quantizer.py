@@ -5,6 +5,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
+import numpy as np
+
 from mct_quantizers.common.arithmetic import broadcast_shape
 from mct_quantizers.common.grid_state import GridDescription
 from mct_quantizers.common.lookup_table import LookupTable
@@ -67,6 +69,7 @@ class MethodQuantizer(BaseTrainableQuantizer):
         # A number of its own: the size of an array is unknown to torch.compile.
         self._num_scales = int(self.initial_params.scale.size)
         self._per_scale: dict[str, bool] = {}
+        self._tensor_name: str | None = None
         # Once more: now the method is known.
         self._keep_grid()
 
@@ -107,6 +110,7 @@ class MethodQuantizer(BaseTrainableQuantizer):
             layer: the wrapper or holder.
         """
         if not self._per_scale:
+            self._tensor_name = name
             shape = tensor_shape if self.method.is_weight else None
             state = self.method.parameters(self.initial_params, shape)
             for key, learned in state.items():
@@ -118,9 +122,33 @@ class MethodQuantizer(BaseTrainableQuantizer):
 
     @property
     def params(self) -> QuantParams | LookupTable:
-        """What the quantizer would freeze to now."""
+        """What the quantizer would freeze to now.
+
+        Raises:
+            ValueError: training has left numbers that are not finite.
+        """
+        self.check_finite()
         learned = {key: self._as_array(self._variable(key)) for key in self._state()}
         return self.method.freeze(learned, self.initial_params)
+
+    def check_finite(self, name: str | None = None) -> None:
+        """What was learned is finite.
+
+        Args:
+            name: of the tensor, for the text of the error.
+
+        Raises:
+            ValueError: it is not; the text names the tensor, the quantizer and what it learned.
+        """
+        for key in self._state():
+            values = np.asarray(self._as_array(self._variable(key)))
+            wrong = values[~np.isfinite(values)]
+            if wrong.size:
+                raise ValueError(
+                    f"The quantizer of {name or self._tensor_name or 'a tensor'} ({type(self).__name__}) has learned a "
+                    f"`{key}` that is not finite: training has diverged. Train from an earlier state with a lower "
+                    f"learning rate. Received: {wrong[0]} in {wrong.size} of {values.size} numbers"
+                )
 
     def frozen_weight(self, weight: Tensor) -> Tensor:
         """The weight to which the frozen quantizer is applied; `weight` itself unless the method changes it.
@@ -169,15 +197,13 @@ class MethodQuantizer(BaseTrainableQuantizer):
         return f"{self.method.name}, {grid}, num_bits={params.num_bits}, axis={params.axis}"
 
     def _quantized(self, inputs: Tensor, training: bool) -> Tensor:
-        """Quantized `inputs`, after checks; in training the state that is not trained moves on."""
+        """Quantized `inputs`, after checks."""
         ops, params = self._ops, self.initial_params
         values = ops.to_compute_dtype(inputs)
         check_channels(ops.shape(values), params.axis, self._num_scales)
         learned = self._learned(values)
         if training:
-            moved = self.method.advance({key: self._variable(key) for key in self._state()}, ops)
-            result = self.method.quantize(values, {**learned, **self._kept(learned, moved)}, params, ops)
-            self._assign(moved)
+            result = self.method.quantize(*self._at_this_step(values, learned), params, ops)
         else:
             result = self.method.evaluate(values, learned, params, ops)
         return ops.cast_like(result, inputs)
@@ -200,10 +226,13 @@ class MethodQuantizer(BaseTrainableQuantizer):
             )
         return self._per_scale
 
-    def _kept(self, learned: Mapping[str, Tensor], moved: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """What of the state must be copied because `_assign` will write over it while a gradient still needs it."""
-        del learned, moved
-        return {}
+    def _at_this_step(self, values: Tensor, learned: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The tensor and the state for a call in training: counters are those of the step."""
+        return values, learned
+
+    def _next_step(self) -> dict[str, Tensor]:
+        """What the state that is not trained is at the next step."""
+        return self.method.advance({key: self._variable(key) for key in self._state()}, self._ops)
 
     def _new_variable(self, key: str, learned: Learned, trainable: bool, prefix: str | None, layer: Any) -> Any:
         raise NotImplementedError
@@ -212,7 +241,4 @@ class MethodQuantizer(BaseTrainableQuantizer):
         raise NotImplementedError
 
     def _as_array(self, variable: Any) -> Any:
-        raise NotImplementedError
-
-    def _assign(self, values: Mapping[str, Tensor]) -> None:
         raise NotImplementedError

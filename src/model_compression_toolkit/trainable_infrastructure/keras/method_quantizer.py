@@ -3,10 +3,12 @@
 """Binds the training methods to Keras: one quantizer class for all, weights and activations."""
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import keras
 
+from mct_quantizers.common import arithmetic
 from mct_quantizers.keras import ops as keras_ops
 from mct_quantizers.keras.quantizers import BaseKerasInferableQuantizer
 from model_compression_toolkit.trainable_infrastructure.common.method_quantizer import MethodQuantizer
@@ -19,11 +21,15 @@ Tensor = Any
 
 
 class KerasMethodQuantizer(MethodQuantizer, BaseKerasTrainableQuantizer):
-    """A quantizer that a `Method` trains; its state is variables of the layer that carries it, never 0-dim."""
+    """A quantizer that a `Method` trains; its state is variables of the layer that carries it, never 0-dim.
+
+    What is trained in units of its own size, a scale above all, is two variables: `relative_scale` and `scale_unit`.
+    """
 
     _ops = keras_ops
     _inferable_base = BaseKerasInferableQuantizer
     _layer: Any = None
+    _units: Mapping[str, Any] = MappingProxyType({})
 
     def __call__(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         """Quantized `inputs`, differentiable: same shape and dtype.
@@ -40,6 +46,8 @@ class KerasMethodQuantizer(MethodQuantizer, BaseKerasTrainableQuantizer):
         """
         inputs = keras_ops.as_tensor(inputs)
         result = self._quantized(inputs, bool(training))
+        if training:
+            self._assign(self._next_step())
         if training and self._layer is not None:
             # After the counters have moved, as in PyTorch, where the training loop adds it after the call.
             penalty = self.regularization(inputs if self.method.is_weight else None)
@@ -76,18 +84,25 @@ class KerasMethodQuantizer(MethodQuantizer, BaseKerasTrainableQuantizer):
 
     def _new_variable(self, key: str, learned: Learned, trainable: bool, prefix: str | None, layer: Any) -> Any:
         self._layer = layer
+        if not trainable or learned.unit is None:
+            return self._added(f"{prefix}_{key}", learned.value, trainable)
+        self._units = {**self._units, key: self._added(f"{prefix}_{key}_unit", learned.unit, False)}
+        return self._added(f"{prefix}_relative_{key}", learned.value / learned.unit, True)
+
+    def _added(self, name: str, value: Any, trainable: bool) -> Any:
         arguments = {
-            "shape": learned.value.shape,
-            "dtype": str(learned.value.dtype),
-            "initializer": lambda shape, dtype: keras.ops.convert_to_tensor(learned.value, dtype),
+            "shape": value.shape,
+            "dtype": str(value.dtype),
+            "initializer": lambda shape, dtype: keras.ops.convert_to_tensor(value, dtype),
             "trainable": trainable,
             "autocast": False,
-            "name": f"{prefix}_{key}",
+            "name": name,
         }
-        return keras.Variable(**arguments) if layer is None else layer.add_weight(**arguments)
+        return keras.Variable(**arguments) if self._layer is None else self._layer.add_weight(**arguments)
 
     def _variable(self, key: str) -> Tensor:
-        return keras_ops.as_tensor(self.get_quantizer_variable(key))
+        value, unit = keras_ops.as_tensor(self.get_quantizer_variable(key)), self._units.get(key)
+        return value if unit is None else arithmetic.in_units(value, keras_ops.as_tensor(unit), keras_ops)
 
     def _as_array(self, variable: Tensor) -> Any:
         return keras.ops.convert_to_numpy(variable)

@@ -10,7 +10,7 @@ import numpy as np
 from mct_quantizers.common.ops import Ops, Tensor
 from mct_quantizers.common.quant_params import QuantParams
 from mct_quantizers.common.validation import FloatArray
-from model_compression_toolkit.trainable_infrastructure.methods.method import Learned
+from model_compression_toolkit.trainable_infrastructure.methods.method import Learned, learned_scale
 from model_compression_toolkit.trainable_infrastructure.methods.table_method import TABLE_GRIDS, TableMethod
 
 _BITS_OF_TERM = 2
@@ -41,7 +41,7 @@ class APoT(TableMethod, name="APOT", supports=TABLE_GRIDS):
         # The threshold at which the largest level is the largest value of the calibrated grid.
         threshold = params.quant_max * params.scale / (self._levels[-1] / grid.level_scale)
         scale = threshold / 2.0 ** (params.num_bits - params.signed)
-        return {**state, "scale": Learned(scale.astype(np.float32))}
+        return {**state, "scale": learned_scale(scale)}
 
     def levels(self, learned: Mapping[str, Tensor], params: QuantParams, ops: Ops) -> Tensor:
         """See `TableMethod.levels`."""

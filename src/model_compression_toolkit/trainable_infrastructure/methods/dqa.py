@@ -13,6 +13,7 @@ from mct_quantizers.common.quant_info import QuantizationMethod
 from mct_quantizers.common.quant_params import QuantParams, integer_range
 from model_compression_toolkit.trainable_infrastructure.methods.method import (
     GRIDS,
+    SMALLEST_SCALE,
     STEP,
     Learned,
     Method,
@@ -70,7 +71,9 @@ class DQA(Method, name="DQA", supports=GRIDS):
             else:
                 quant_min, quant_max = integer_range(num_bits, params.signed)
                 finer = 2.0 ** (num_bits - params.num_bits)
-            part = ops.fake_quantize_learned(x, scale * (1.0 / finer), zero_point, quant_min, quant_max, 1.0)
+            # Of the smallest scales there is no finer one.
+            finer_scale = ops.maximum(scale * (1.0 / finer), SMALLEST_SCALE)
+            part = ops.fake_quantize_learned(x, finer_scale, zero_point, quant_min, quant_max, 1.0)
             part = part * shares[index : index + 1]
             result = part if result is None else result + part
         return result

@@ -41,9 +41,16 @@ class DSQ(Method, name="DSQ", supports=GRIDS):
         inside = position == end
         steps = end if zero_point is None else end - zero_point
         # Clipped elements are left out before anything is computed of them: infinity has no cell.
-        ratio = ops.divide(ops.where(inside, x, 0.0), scale)
+        ratio = self.quotient(ops.where(inside, x, 0.0), scale, ops)
         soft = ops.where(inside, self.staircase(ratio, alpha, ops), steps)
         return arithmetic.with_gradient_of(hard, soft * scale, ops)
+
+    @staticmethod
+    def quotient(x: Tensor, scale: Tensor, ops: Ops) -> Tensor:
+        """`x / scale` with its gradients, without the square of the scale, which may be below all float32 numbers."""
+        constant = ops.stop_gradient(scale)
+        ratio = ops.divide(x, constant)
+        return ratio - ops.stop_gradient(ratio) * (ops.divide(scale, constant) - 1.0)
 
     @staticmethod
     def effective_alpha(alpha: Tensor, ops: Ops) -> Tensor:

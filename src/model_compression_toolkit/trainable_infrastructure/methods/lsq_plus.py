@@ -13,7 +13,12 @@ from mct_quantizers.common import arithmetic, numpy_ops
 from mct_quantizers.common.ops import Ops, Tensor
 from mct_quantizers.common.quant_info import QuantizationMethod
 from mct_quantizers.common.quant_params import QuantParams
-from model_compression_toolkit.trainable_infrastructure.methods.method import Learned, Method
+from model_compression_toolkit.trainable_infrastructure.methods.method import (
+    Learned,
+    Method,
+    learned_scale,
+    power_of_two_unit,
+)
 
 
 class LSQPlus(Method, name="LSQ_PLUS", supports={QuantizationMethod.UNIFORM}):
@@ -29,8 +34,11 @@ class LSQPlus(Method, name="LSQ_PLUS", supports={QuantizationMethod.UNIFORM}):
         """See `Method.parameters`."""
         del x_shape
         return {
-            "scale": Learned(params.scale.astype(np.float32)),
-            "offset": Learned((-params.zero_point * params.scale).astype(np.float32)),
+            "scale": learned_scale(params.scale),
+            "offset": Learned(
+                (-params.zero_point * params.scale).astype(np.float32),
+                unit=power_of_two_unit(params.scale * params.quant_max),
+            ),
         }
 
     def quantize(self, x: Tensor, learned: Mapping[str, Tensor], params: QuantParams, ops: Ops) -> Tensor:

@@ -21,8 +21,8 @@ from mct_quantizers.common.ops import Ops, Tensor
 from mct_quantizers.common.quant_info import QuantizationMethod, QuantizationTarget
 from mct_quantizers.common.quant_params import QuantParams
 
-# Keeps a learned scale, and its square in a derivative, a normal float32 number, far below any scale that occurs.
-SMALLEST_SCALE = 2.0**-60
+SMALLEST_SCALE = float(np.finfo(np.float32).tiny)
+"""The smallest normal float32 number: every scale that calibration finds counts as it is."""
 
 GRIDS = frozenset({QuantizationMethod.POWER_OF_TWO, QuantizationMethod.SYMMETRIC, QuantizationMethod.UNIFORM})
 """The grids of integers."""
@@ -42,11 +42,14 @@ class Learned:
         trainable: whether it gets a gradient; else it is kept as a buffer.
         per_scale: whether it has one element for each scale, shape (1,) or (C,), and is handed to `Method.quantize`
             shaped to broadcast against the tensor; else it is handed over as it is.
+        unit: what an optimizer counts it in, powers of two, shape of `value`; None for 1. Adam moves a number by the
+            learning rate, whatever its size: one that is far from 1 must be counted in units of its own size.
     """
 
     value: npt.NDArray[Any]
     trainable: bool = True
     per_scale: bool = True
+    unit: npt.NDArray[Any] | None = None
 
 
 class Method(ABC):
@@ -194,7 +197,7 @@ class Method(ABC):
 
     def grid(self, params: QuantParams, trainable: bool) -> dict[str, Learned]:
         """The usual state: `scale`, trainable or not, and a fixed `zero_point` on uniform grids."""
-        state = {"scale": Learned(params.scale.astype(np.float32), trainable)}
+        state = {"scale": learned_scale(params.scale, trainable)}
         if self.quantization_method is QuantizationMethod.UNIFORM:
             # In floating point: averages of models would truncate integers.
             state["zero_point"] = Learned(params.zero_point.astype(np.float32), trainable=False)
@@ -225,12 +228,29 @@ class Method(ABC):
             x, scale, learned.get("zero_point"), params.quant_min, params.quant_max, gradient_factor
         )
 
-    @staticmethod
-    def gradient_factor(x: Tensor, scale: Tensor, params: QuantParams, ops: Ops) -> Any:
-        """1/sqrt(N · quant_max), where N elements of `x` share a scale (Esser et al. 2020, section 2.2)."""
-        # Of a batch without elements the gradient is zero, and so is its product with a factor that is a number. The
-        # addition is lost in any other: N and quant_max are at least 1.
-        return (ops.size(x) / ops.size(scale) * max(params.quant_max, 1) + 1e-30) ** -0.5
+    def gradient_factor(self, x: Tensor, scale: Tensor, params: QuantParams, ops: Ops) -> Any:
+        """1/sqrt(N · quant_max) (Esser et al. 2020, section 2.2).
+
+        N elements of a weight, or of one sample of an activation, share a scale: what the paper calls weights and
+        features. Axis 0 of an activation counts its samples. So the gradient of a mean over samples is the same in one
+        batch, in several small ones whose gradients are added up, and on several devices.
+        """
+        elements = ops.size(x) if self.is_weight else ops.sample_size(x)
+        # Without elements the gradient is zero, and so is its product with a factor that is a number. The addition is
+        # lost in any other: N and quant_max are at least 1.
+        return (elements / ops.size(scale) * max(params.quant_max, 1) + 1e-30) ** -0.5
+
+
+def learned_scale(scale: npt.NDArray[Any], trainable: bool = True) -> Learned:
+    """A scale as state, counted in units of its own size; float64, (1,) or (C,)."""
+    value = scale.astype(np.float32)
+    return Learned(value, trainable, unit=power_of_two_unit(value))
+
+
+def power_of_two_unit(size: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The power of two nearest to each positive number, in the logarithm: quotients and products with it are exact."""
+    unit: npt.NDArray[Any] = arithmetic.power_of_two(size.astype(np.float32), numpy_ops)
+    return unit
 
 
 def registered_names() -> list[str]:

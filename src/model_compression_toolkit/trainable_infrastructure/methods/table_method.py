@@ -16,7 +16,11 @@ from mct_quantizers.common.lookup_table import FineGrid, LookupTable
 from mct_quantizers.common.ops import Ops, Tensor
 from mct_quantizers.common.quant_info import QuantizationMethod
 from mct_quantizers.common.quant_params import QuantParams, integer_range
-from model_compression_toolkit.trainable_infrastructure.methods.method import Learned, Method
+from model_compression_toolkit.trainable_infrastructure.methods.method import (
+    Learned,
+    Method,
+    learned_scale,
+)
 
 TABLE_GRIDS = frozenset({QuantizationMethod.POWER_OF_TWO, QuantizationMethod.SYMMETRIC})
 """The grids whose calibrated threshold a table takes over."""
@@ -49,7 +53,7 @@ class TableMethod(Method):
             raise ValueError(
                 f"{self.name} trains tables of at most {LARGEST_TABLE_BITS} bits. Received: {params.num_bits} bits"
             )
-        return {"scale": Learned(params.scale.astype(np.float32))}
+        return {"scale": learned_scale(params.scale)}
 
     @abstractmethod
     def levels(self, learned: Mapping[str, Tensor], params: QuantParams, ops: Ops) -> Tensor:
@@ -61,7 +65,8 @@ class TableMethod(Method):
         threshold = self.threshold(learned["scale"], params, ops)
         levels = self.levels(learned, params, ops) / grid.level_scale
         constant = ops.stop_gradient(threshold)
-        ratio = ops.divide(ops.stop_gradient(x), constant)
+        # As the frozen table: its threshold is so much wider.
+        ratio = ops.divide(ops.stop_gradient(x), constant + grid.eps)
         level = assigned(ratio, levels, ops)
         ends = ops.stop_gradient(levels)
         inside = (ratio >= ends[:1]) & (ratio <= ends[-1:])

@@ -2,9 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Binds the training methods to PyTorch: one quantizer class for all, weights and activations."""
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -13,12 +14,15 @@ from mct_quantizers.pytorch.pending import ComputesForBackwardHooks
 from mct_quantizers.pytorch.quantizers import BasePyTorchInferableQuantizer
 from model_compression_toolkit.trainable_infrastructure.common.method_quantizer import MethodQuantizer
 from model_compression_toolkit.trainable_infrastructure.methods.method import Learned
+from model_compression_toolkit.trainable_infrastructure.pytorch import steps
 from model_compression_toolkit.trainable_infrastructure.pytorch.base_pytorch_quantizer import (
     BasePytorchTrainableQuantizer,
 )
+from model_compression_toolkit.trainable_infrastructure.pytorch.relative_state import RelativeStateModule, whole
 
 __all__ = ["PytorchMethodQuantizer"]
 
+_NOW = "now_{}"
 _PACKAGE = f"{__name__.partition('.')[0]}."
 
 
@@ -33,14 +37,40 @@ def _(x: Tensor) -> Tensor:
     return torch.empty_like(x)
 
 
-class PytorchMethodQuantizer(ComputesForBackwardHooks, MethodQuantizer, BasePytorchTrainableQuantizer):
-    """A quantizer that a `Method` trains; its state is parameters and buffers of its own, never 0-dim."""
+class PytorchMethodQuantizer(
+    ComputesForBackwardHooks, MethodQuantizer, RelativeStateModule, BasePytorchTrainableQuantizer
+):
+    """A quantizer that a `Method` trains; its state is parameters and buffers of its own, never 0-dim.
+
+    What is trained in units of its own size, a scale above all, is the parameter `relative_scale`; the attribute
+    `scale` and the `state_dict` have the scale itself.
+    """
 
     _ops = torch_ops
     _inferable_base = BasePyTorchInferableQuantizer
 
-    # Defined here, so that the variables are found where they stand (see the base).
-    initialize_quantization = MethodQuantizer.initialize_quantization
+    gradient_came: Tensor
+    _counted: tuple[str, ...] = ()
+
+    def initialize_quantization(
+        self, tensor_shape: Sequence[int] | None, name: str | None, layer: Any
+    ) -> dict[str, Any]:
+        """See `MethodQuantizer.initialize_quantization`.
+
+        Args:
+            tensor_shape: shape of a weight.
+            name: prefix for the names of the variables.
+            layer: the wrapper or holder.
+        """
+        # Defined here, so that the variables are found where they stand (see the base).
+        result = super().initialize_quantization(tensor_shape, name, layer)
+        if not self._counted and (counted := tuple(self._next_step())):
+            self.register_buffer("gradient_came", torch_ops.state_tensor(np.ones(1, np.float32)), persistent=False)
+            for index, key in enumerate(counted):
+                self.register_buffer(_NOW.format(index), self._variable(key).clone(), persistent=False)
+            self._counted = counted
+        return result
+
     # The module's call, not the abstract one.
     __call__ = nn.Module.__call__
 
@@ -65,7 +95,7 @@ class PytorchMethodQuantizer(ComputesForBackwardHooks, MethodQuantizer, BasePyto
 
     def regularization(self, weight: Tensor | None = None) -> Tensor | None:
         """See `MethodQuantizer.regularization`; of whole tensors where a model is sharded."""
-        result: Tensor | None = super().regularization(None if weight is None else _whole(weight))
+        result: Tensor | None = super().regularization(None if weight is None else whole(weight))
         return result
 
     def convert2inferable(self) -> Any:
@@ -76,11 +106,36 @@ class PytorchMethodQuantizer(ComputesForBackwardHooks, MethodQuantizer, BasePyto
         """What `print` shows."""
         return self._description()
 
-    def _kept(self, learned: Mapping[str, Tensor], moved: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {key: _kept_copy(learned[key]) for key in moved}
+    def _at_this_step(self, values: Tensor, learned: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        if not self._counted:
+            return values, learned
+        self._begin_step()
+        # Counters as they are now: the next step writes over them, perhaps before this one's backward pass.
+        counted = {key: _kept_copy(torch_ops.cast_like(self._now(key), values)) for key in self._counted}
+        trained = next((key for key, value in learned.items() if value.requires_grad), None)
+        if trained is None:
+            return steps.telling(values, self.gradient_came), {**learned, **counted}
+        return values, {**learned, **counted, trained: steps.telling(learned[trained], self.gradient_came)}
+
+    def _begin_step(self) -> None:
+        """Move the counters if a gradient came back since they have moved; keep what they were for this step."""
+        begins, after = steps.begins(self.gradient_came), self._next_step()
+        with torch.no_grad():
+            for key, value in after.items():
+                counter, now = self._variable(key), self._now(key)
+                now.copy_(torch.where(begins, counter, now))
+                counter.copy_(torch.where(begins, value, counter))
+            self.gradient_came.mul_(torch.where(begins, 0.0, 1.0))
+
+    def _now(self, key: str) -> Tensor:
+        """A counter at this step; its state is that of the next."""
+        result: Tensor = getattr(self, _NOW.format(self._counted.index(key)))
+        return result
 
     def _new_variable(self, key: str, learned: Learned, trainable: bool, prefix: str | None, layer: Any) -> Tensor:
         tensor = torch_ops.state_tensor(learned.value)
+        if trainable and learned.unit is not None:
+            return self._add_relative_parameter(key, tensor, torch_ops.state_tensor(learned.unit))
         if trainable:
             self.register_parameter(key, nn.Parameter(tensor))
         else:
@@ -88,20 +143,13 @@ class PytorchMethodQuantizer(ComputesForBackwardHooks, MethodQuantizer, BasePyto
         result: Tensor = getattr(self, key)
         return result
 
+    def _load_from_state_dict(self, *args: Any) -> None:
+        super()._load_from_state_dict(*args)
+        if self._counted:
+            self.gradient_came.fill_(1.0)
+
     def _variable(self, key: str) -> Tensor:
-        return _whole(getattr(self, key))
+        return self._relative_number(key) if key in self._relative else whole(getattr(self, key))
 
     def _as_array(self, variable: Tensor) -> Any:
         return variable.detach().cpu().numpy()
-
-    def _assign(self, values: Mapping[str, Tensor]) -> None:
-        with torch.no_grad():
-            for key, value in values.items():
-                self._variable(key).copy_(value)
-
-
-def _whole(tensor: Tensor) -> Tensor:
-    """The tensor, gathered where it is a part of a sharded one (a `DTensor`); differentiable."""
-    gather = getattr(tensor, "full_tensor", None)
-    result: Tensor = tensor if gather is None else gather()
-    return result
