@@ -138,6 +138,15 @@ class Site:
         """A new node of any other operator."""
         return self.builder.add(op_type, inputs, f"{self.name}/{op_type.lower()}", **attributes)
 
+    def reduce(self, op_type: str, x: str, axes: Sequence[int], keepdims: bool) -> str:
+        """A new node that makes one number of those along axes, which are not negative."""
+
+        def emit(source: str, axis_of: Callable[[int], int]) -> str:
+            chosen = self.int_constant([axis_of(axis) for axis in axes], "axes")
+            return self.add(op_type, source, chosen, keepdims=int(keepdims))
+
+        return self.builder.moved(x, emit) if keepdims else emit(x, lambda axis: axis)
+
     def reshape(self, x: str, shape: Sequence[int]) -> str:
         """`x` in another shape: 0 keeps the size of an axis, -1 stands for the rest."""
         return self.add("Reshape", x, self.int_constant(shape, "shape"))
