@@ -324,7 +324,7 @@ FUNCTION_CASES = {
     "best": (lambda x: [ops.top_k(x, 2)[0], ops.cast(ops.top_k(x, 2)[1], "int32")], IMAGE),
     "one hot": (
         lambda x: (
-            ops.one_hot(ops.cast(ops.minimum(x, 2.0), "int32"), 3) + ops.one_hot(ops.argmax(x, -1), 3)[..., None, :]
+            ops.one_hot(ops.cast(ops.minimum(x, 3.0), "int32"), 4) + ops.one_hot(ops.argmax(x, -1), 4)[..., None, :]
         ),
         IMAGE,
     ),
