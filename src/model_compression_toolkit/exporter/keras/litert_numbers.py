@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from mct_quantizers.keras.activation_quantization_holder import KerasActivationQuantizationHolder
 from mct_quantizers.keras.quantize_wrapper import KerasQuantizationWrapper
-from model_compression_toolkit.core.keras.graph import Call, Graph, Value, rebuild
+from model_compression_toolkit.core.keras.graph import Call, Graph, Value, evaluated, rebuild
 from model_compression_toolkit.exporter.keras.litert_schema import Grid
 from model_compression_toolkit.exporter.keras.litert_storage import (
     StoredWeight,
@@ -160,7 +160,7 @@ def numbered_model(graph: Graph, numbers: Numbers) -> keras.Model:
             operation = _average_as_product(call, numbers) or operation
         elif _is_merged(operation):
             args = _kept_apart(call, args, numbers)
-        return operation(*args, **kwargs)
+        return operation(*args, **evaluated(operation, kwargs))
 
     return rebuild(graph, call_of)
 

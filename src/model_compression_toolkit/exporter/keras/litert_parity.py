@@ -21,7 +21,7 @@ from mct_quantizers.keras.activation_quantization_holder import KerasActivationQ
 from mct_quantizers.keras.quantize_wrapper import KerasQuantizationWrapper
 from model_compression_toolkit.core.common.progress import track
 from model_compression_toolkit.core.keras.data import Batch
-from model_compression_toolkit.core.keras.graph import Call, Graph, Value
+from model_compression_toolkit.core.keras.graph import Call, Graph, Value, evaluated
 from model_compression_toolkit.core.keras.surgery import names_of, plan_of
 from model_compression_toolkit.exporter.common.output_comparison import OutputComparison
 from model_compression_toolkit.exporter.common.parity import ParityReport, TensorParity
@@ -342,7 +342,7 @@ def _run(graph: Graph, batch: Batch, quantize: Callable[[Call, Any], Any]) -> li
         if call.name in holders:
             results = [quantize(call, *filled(call.args))]
         else:
-            keywords: Mapping[str, Any] = filled(call.kwargs)
+            keywords: Mapping[str, Any] = evaluated(call.operation, filled(call.kwargs))
             results = keras.tree.flatten(call.operation(*filled(call.args), **keywords))
         values.update(zip(call.outputs, results, strict=True))
     return [keras.ops.convert_to_numpy(values[value]) for value in graph.outputs]
