@@ -730,7 +730,7 @@ def unfolded_batch_norms() -> keras.Model:
     shared = L.Conv2D(4, 3, padding="same", name="shared")
     branches = [L.ReLU()(L.BatchNormalization()(shared(y))) for y in (x, L.MaxPooling2D()(x))]
     x = L.EinsumDense("abcd,de->abce", output_shape=(None, None, 5), name="product")(branches[0])
-    model = keras.Model(inputs, [L.ReLU()(L.BatchNormalization()(x)), branches[1]])
+    model = keras.Model(inputs, [L.Conv2D(2, 1)(L.BatchNormalization()(x)), branches[1]])
     for layer in model.layers:
         if isinstance(layer, L.BatchNormalization):
             moved(layer)

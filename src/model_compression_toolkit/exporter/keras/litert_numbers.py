@@ -14,6 +14,7 @@ import numpy.typing as npt
 from mct_quantizers.keras.activation_quantization_holder import KerasActivationQuantizationHolder
 from mct_quantizers.keras.quantize_wrapper import KerasQuantizationWrapper
 from model_compression_toolkit.core.keras.graph import Call, Graph, Value, evaluated, rebuild
+from model_compression_toolkit.exporter.keras.litert_functions import convertible
 from model_compression_toolkit.exporter.keras.litert_schema import Grid
 from model_compression_toolkit.exporter.keras.litert_storage import (
     StoredWeight,
@@ -156,11 +157,11 @@ def numbered_model(graph: Graph, numbers: Numbers) -> keras.Model:
         elif isinstance(operation, KerasActivationQuantizationHolder) and not is_bypassed(operation):
             grid = activation_grid(activation_params(call))
             operation = _NumberedActivation(numbers.of_activation(call.name, grid))
-        elif _is_quantized_next(graph, call):
-            operation = _average_as_product(call, numbers) or operation
         elif _is_merged(operation):
             args = _kept_apart(call, args, numbers)
-        return operation(*args, **evaluated(operation, kwargs))
+        elif _is_quantized_next(graph, call):
+            operation = _average_as_product(call, numbers) or operation
+        return convertible(operation)(*args, **evaluated(operation, kwargs))
 
     return rebuild(graph, call_of)
 
