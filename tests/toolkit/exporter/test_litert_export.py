@@ -583,6 +583,18 @@ def test_a_channel_of_zeros_keeps_its_bias(tmp_path):
     assert compare_litert(model, path, [(x,)]).passed
 
 
+def test_steps_of_sequences_are_exported_unrolled(tmp_path):
+    inputs = keras.Input((5, 4))
+    x = L.LSTM(3, unroll=True, return_sequences=True, name="memory")(inputs)
+    model = keras.Model(inputs, L.Dense(2)(L.Flatten()(L.TimeDistributed(L.Dense(3), name="steps")(x))))
+    report = compared(quantize(model, samples(model)[0]), tmp_path)
+    assert report.passed, str(report)
+    assert {"memory.cell.kernel", "steps.layer.kernel"} <= {tensor.name for tensor in report.tensors}
+    looped = keras.Model(inputs, L.Bidirectional(L.GRU(3), name="both")(inputs))
+    with pytest.raises(ValueError, match=r"both cannot be exported .*unroll=True.* Received: GRU with unroll=False"):
+        export_litert(looped)
+
+
 def test_the_model_is_not_changed():
     model = network()
     (x,) = samples(model)

@@ -317,9 +317,9 @@ def _in_order_of(position: Array, codes: Array) -> Array:
 
     As they are, where no order makes them agree.
     """
-    for order in itertools.permutations(range(1, position.ndim)):
-        transposed = position.transpose(0, *order)
-        ours = codes.reshape(transposed.shape).transpose(np.argsort((0, *order)))
+    for order in itertools.permutations(range(position.ndim)):
+        transposed = position.transpose(order)
+        ours = codes.reshape(transposed.shape).transpose(np.argsort(order))
         # Saturated values lie beyond the codes of all others.
         inside = (ours > codes.min(initial=0)) & (ours < codes.max(initial=0))
         if (np.abs(position - ours)[inside] < 2).all():
