@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from model_compression_toolkit.exporter.keras.onnx_selection import padded
+from model_compression_toolkit.exporter.keras.onnx_selection import padded, picked
 from model_compression_toolkit.exporter.keras.onnx_site import Site, Translator, as_array
 
 __all__ = ["IMAGES", "IMAGE_LAYERS"]
@@ -77,11 +77,8 @@ def _nearest(site: Site, axes: Sequence[int], size: Sequence[int]) -> str:
             site.refuse("interpolation='nearest' over an axis without a size", "Give the input a fixed size.")
         if source != target:
             numbers = np.arange(source, dtype=np.float32).reshape(1, -1, 1, 1)
-            picked = keras.ops.image.resize(numbers, (target, 1), "nearest", data_format="channels_last")
-            rows = site.int_constant(as_array(picked).ravel().astype(int), "rows")
-            x = site.builder.moved(
-                x, lambda item, axis_of, axis=axis, rows=rows: site.add("Gather", item, rows, axis=axis_of(axis))
-            )
+            rows = keras.ops.image.resize(numbers, (target, 1), "nearest", data_format="channels_last")
+            x = picked(site, x, axis, as_array(rows).ravel().astype(int))
     return x
 
 

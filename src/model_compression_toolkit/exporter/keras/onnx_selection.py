@@ -2,16 +2,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """Functions of `keras.ops` that pick, repeat and pad elements, in operators of ONNX."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 
 from model_compression_toolkit.core.keras.graph import Value
 from model_compression_toolkit.exporter.keras.onnx_site import Site, Translator, as_array
 
-__all__ = ["SELECTIONS", "padded"]
+__all__ = ["SELECTIONS", "padded", "picked"]
+
+Array = npt.NDArray[Any]
 
 _LAST = int(np.iinfo(np.int64).max)
 _PAD_MODES = ("constant", "reflect", "edge", "wrap")
@@ -90,15 +94,21 @@ def _roll(site: Site) -> str:
     shifts = [int(item) for item in np.broadcast_to(shift, len(axes))]
     x = site.x
     for along, by in zip(axes, shifts, strict=True):
-        x = site.builder.moved(x, lambda source, axis_of, along=along, by=by: _rolled(site, source, axis_of(along), by))
+        x = site.builder.moved(x, functools.partial(_rolled, site, along, by))
     return x
 
 
-def _rolled(site: Site, x: str, axis: int, shift: int) -> str:
+def _rolled(site: Site, axis: int, shift: int, x: str, axis_of: Callable[[int], int]) -> str:
     if shift == 0:
         return x
-    parts = [_sliced(site, x, [cut], lambda a: a) for cut in ((axis, -shift, _LAST, 1), (axis, 0, -shift, 1))]
-    return site.add("Concat", *parts, axis=axis)
+    parts = [_sliced(site, x, [cut], axis_of) for cut in ((axis, -shift, _LAST, 1), (axis, 0, -shift, 1))]
+    return site.add("Concat", *parts, axis=axis_of(axis))
+
+
+def picked(site: Site, x: str, axis: int, rows: Array) -> str:
+    """The elements of `x` at some places along an axis."""
+    places = site.int_constant(rows, "rows")
+    return site.builder.moved(x, lambda source, axis_of: site.add("Gather", source, places, axis=axis_of(axis)))
 
 
 def _take(site: Site) -> str:
@@ -130,7 +140,7 @@ def _repeat(site: Site) -> str:
         shape = site.first.shape
         if axis is None or shape[axis] is None:
             site.refuse(f"repeats={count}", "Name the axis, of a fixed size.")
-        return site.add("Gather", x, site.int_constant(np.repeat(np.arange(len(count)), count), "rows"), axis=axis)
+        return picked(site, x, axis % site.rank, np.repeat(np.arange(len(count)), count))
     times = int(np.ravel(count)[0])
     if axis is None:
         x, axis, rank = site.reshape(x, [-1]), 0, 1
@@ -196,10 +206,7 @@ def _padded_symmetrically(site: Site, pairs: Sequence[tuple[int, int]]) -> str:
             continue
         if size is None:
             site.refuse("mode='symmetric' over an axis without a size", "Give the input a fixed size.")
-        rows = site.int_constant(np.pad(np.arange(size), (before, after), "symmetric"), "rows")
-        x = site.builder.moved(
-            x, lambda source, axis_of, axis=axis, rows=rows: site.add("Gather", source, rows, axis=axis_of(axis))
-        )
+        x = picked(site, x, axis, np.pad(np.arange(size), (before, after), "symmetric"))
     return x
 
 

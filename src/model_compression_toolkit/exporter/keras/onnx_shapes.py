@@ -33,7 +33,7 @@ def _depth_to_space(is_depth: bool) -> Translator:
         else:
             apart, perm = [0, height // size, size, width // size, size, channels], (0, 1, 3, 2, 4, 5)
         moved = site.builder.transpose(site.reshape(site.x, apart), perm, f"{site.name}/moved")
-        return site.reshape(moved, [0, *site.result.shape[1:]])
+        return site.reshape(moved, [0, *(-1 if size is None else size for size in site.result.shape[1:])])
 
     return translate
 

@@ -126,7 +126,7 @@ class Site:
         """A new constant, named after the call."""
         return self.builder.constant(array, f"{self.name}/{part}")
 
-    def int_constant(self, numbers: Sequence[int], part: str) -> str:
+    def int_constant(self, numbers: Sequence[int] | Array, part: str) -> str:
         """A new constant of 64-bit integers."""
         return self.constant(np.array(numbers, np.int64), part)
 
