@@ -28,8 +28,8 @@ def checked_holder_quantizer(quantizer: Any) -> Any:
 def takes_training(quantizer: Any) -> bool:
     """Whether the call of `quantizer` has an argument named `training`."""
     parameters = inspect.signature(quantizer.__call__).parameters
-    if all(item.kind in (item.VAR_POSITIONAL, item.VAR_KEYWORD) for item in parameters.values()):
-        # The call of a framework's module passes everything on; its `call` (Keras) or `forward` (torch) tells more.
+    if TRAINING not in parameters and any(item.kind is item.VAR_KEYWORD for item in parameters.values()):
+        # The call of a framework's module passes keywords on; its `call` (Keras) or `forward` (torch) tells more.
         # A Keras layer has both on torch.
         inner = getattr(quantizer, "call", None) or getattr(quantizer, "forward", None)
         parameters = parameters if inner is None else inspect.signature(inner).parameters

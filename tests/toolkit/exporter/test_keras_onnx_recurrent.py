@@ -112,22 +112,23 @@ def test_both_directions_are_quantized(tmp_path):
 
 
 DISTRIBUTED = {
-    "dense": (lambda: layers.Dense(3, activation="relu"), STEPS),
-    "conv": (lambda: layers.Conv2D(3, 2, strides=2, padding="same"), (2, 5, 4, 3)),
+    "dense": (lambda: layers.Dense(3, activation="relu"), STEPS, "layer.kernel"),
+    "conv": (lambda: layers.Conv2D(3, 2, strides=2, padding="same"), (2, 5, 4, 3), "layer.kernel"),
+    "recurrent": (lambda: layers.LSTM(4), (2, *STEPS), "layer.cell.kernel"),
 }
 
 
 @not_on_jax
 @pytest.mark.parametrize("case", DISTRIBUTED)
 def test_a_layer_of_each_step_is_quantized(case, tmp_path):
-    make, shape = DISTRIBUTED[case]
+    make, shape, key = DISTRIBUTED[case]
     x = keras.Input(shape)
     layer = layers.TimeDistributed(make(), name="steps")
     layer(x)
-    model = keras.Model(x, quantized(spread(layer), {"layer.kernel": -1})(x))
+    model = keras.Model(x, quantized(spread(layer), {key: -1})(x))
     report, constants = compared(model, tmp_path / "model.onnx")
-    assert [tensor.name for tensor in report.tensors] == ["steps.layer.kernel"]
-    assert constants["steps.layer.kernel/codes"].data_type == TensorProto.UINT4
+    assert [tensor.name for tensor in report.tensors] == [f"steps.{key}"]
+    assert constants[f"steps.{key}/codes"].data_type == TensorProto.UINT4
 
 
 def test_a_recurrent_model_is_quantized_and_exported_with_every_weight(tmp_path):
@@ -151,7 +152,6 @@ def test_a_recurrent_model_is_quantized_and_exported_with_every_weight(tmp_path)
         (lambda: layers.LSTM(4, activation="gelu"), STEPS, "activation='gelu'.* Supported: .*'tanh'"),
         (lambda: layers.GRU(4, recurrent_activation=None), STEPS, "recurrent_activation='linear'"),
         (lambda: layers.RNN(layers.LSTMCell(4)), STEPS, "RNN, cannot be exported"),
-        (lambda: layers.TimeDistributed(layers.LSTM(4)), (2, *STEPS), "a layer of class LSTM inside"),
         (lambda: layers.TimeDistributed(layers.Dense(4)), (None, 5), "an input of shape .* fixed size"),
     ],
 )

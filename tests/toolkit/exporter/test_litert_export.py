@@ -583,6 +583,18 @@ def test_a_channel_of_zeros_keeps_its_bias(tmp_path):
     assert compare_litert(model, path, [(x,)]).passed
 
 
+def test_steps_of_sequences_are_exported_unrolled(tmp_path):
+    inputs = keras.Input((5, 4))
+    x = L.LSTM(3, unroll=True, return_sequences=True, name="memory")(inputs)
+    model = keras.Model(inputs, L.Dense(2)(L.Flatten()(L.TimeDistributed(L.Dense(3), name="steps")(x))))
+    report = compared(quantize(model, samples(model)[0]), tmp_path)
+    assert report.passed, str(report)
+    assert {"memory.cell.kernel", "steps.layer.kernel"} <= {tensor.name for tensor in report.tensors}
+    looped = keras.Model(inputs, L.Bidirectional(L.GRU(3), name="both")(inputs))
+    with pytest.raises(ValueError, match=r"both cannot be exported .*unroll=True.* Received: GRU with unroll=False"):
+        export_litert(looped)
+
+
 def test_the_model_is_not_changed():
     model = network()
     (x,) = samples(model)
@@ -704,11 +716,76 @@ def test_weights_beyond_int8_are_refused(quantizer):
         export_litert(model)
 
 
-def test_a_batch_norm_that_is_not_folded_is_named():
+class Doubled(L.Layer):
+    def call(self, x):
+        return x * 2.0
+
+
+def test_a_weight_that_the_converter_changes_is_named():
     inputs, x = image()
-    x = L.BatchNormalization()(wrapped(L.Conv2D(4, 3, name="conv"), x))
-    with pytest.raises(ValueError, match=r"conv\.kernel cannot be exported: .*batch norm"):
+    x = Doubled()(wrapped(L.Conv2D(4, 3, name="conv"), x))
+    with pytest.raises(ValueError, match=r"conv\.kernel cannot be exported: .*product with a constant"):
         export_litert(keras.Model(inputs, signed(2.0)(x)))
+
+
+def moved(layer: Any) -> Any:
+    """A built batch norm with statistics of its own."""
+    random = np.random.default_rng(0)
+    layer.set_weights([random.uniform(0.5, 1.5, weight.shape) for weight in layer.get_weights()])
+    return layer
+
+
+def unfolded_batch_norms() -> keras.Model:
+    """Behind a convolution that is called twice, and behind products of which no batch norm is folded."""
+    inputs = x = keras.Input((8, 8, 3))
+    x = L.Conv2D(4, 3, padding="same", activation="elu")(x)
+    shared = L.Conv2D(4, 3, padding="same", name="shared")
+    branches = [L.ReLU()(L.BatchNormalization()(shared(y))) for y in (x, L.MaxPooling2D()(x))]
+    x = L.EinsumDense("abcd,de->abce", output_shape=(None, None, 5), name="product")(branches[0])
+    model = keras.Model(inputs, [L.Conv2D(2, 1)(L.BatchNormalization()(x)), branches[1]])
+    for layer in model.layers:
+        if isinstance(layer, L.BatchNormalization):
+            moved(layer)
+    return model
+
+
+def test_a_batch_norm_that_is_not_folded_is_an_operation_of_its_own(tmp_path):
+    model = unfolded_batch_norms()
+    quantized = quantize(model, samples(model)[0])
+    path, parts = exported(quantized, tmp_path)
+    assert {"MUL", "ADD"} <= {name for name, types in operators(parts) if types == {FLOAT32}}
+    report = compare_litert(quantized, path, [samples(model)])
+    assert report.passed, str(report)
+    assert not report.not_compared
+    assert {"shared.kernel", "product.kernel"} <= {tensor.name for tensor in report.tensors}
+
+
+def products_with_numbers() -> keras.Model:
+    """What ordinary code multiplies by: numbers, arrays, and the hard swish of MobileNetV3."""
+    inputs = x = keras.Input((6, 6, 3))
+    x = L.Conv2D(4, 3)(x)
+    x = L.Conv2D(4, 1)(L.ReLU(6.0)(x + 3.0) * (1 / 6.0) * x)
+    x = L.Conv2D(4, 1)(x * np.arange(1, 5, dtype=np.float32))
+    x = L.Conv2D(4, 1)(keras.ops.maximum(x, 0.1 * x))
+    return keras.Model(inputs, L.Dense(2)(L.Flatten()(1.0 - x / 2.0)) * 0.5)
+
+
+def test_products_with_numbers_are_exported(tmp_path):
+    model = products_with_numbers()
+    quantized = quantize(model, samples(model)[0])
+    report = compared(quantized, tmp_path)
+    assert report.passed, str(report)
+
+
+def test_each_activation_function_is_proven(tmp_path):
+    """Some, such as ELU, have no reference kernel."""
+    names = ("elu", "gelu", "selu", "silu", "mish", "softplus", "leaky_relu", "hard_silu", "softmax", "log_softmax")
+    inputs = x = keras.Input((6,))
+    for name in names:
+        x = L.Dense(6, activation=name)(x)
+    model = keras.Model(inputs, x)
+    report = compared(quantize(model, samples(model)[0]), tmp_path)
+    assert report.passed, str(report)
 
 
 def test_a_bias_too_large_for_its_scale_is_named():

@@ -9,6 +9,8 @@ from typing import Any
 
 import keras
 
+from mct_quantizers.common.constants import TRAINING
+from mct_quantizers.common.quantizer_dispatch import takes_training
 from mct_quantizers.keras.metadata import ModelWithMetadata
 
 Operation = Any
@@ -176,6 +178,15 @@ def forget_calls(operations: Iterable[Operation]) -> None:
         if not isinstance(operation, keras.layers.Lambda):
             operation._inbound_nodes.clear()
             operation._outbound_nodes.clear()
+
+
+def evaluated(operation: Operation, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The keyword arguments of a call as `predict` makes it.
+
+    That puts its training flag in the place of recorded ones, which are True for layers such as `RandomFlip`.
+    """
+    is_layer = isinstance(operation, keras.layers.Layer)
+    return {**kwargs, TRAINING: False} if is_layer and takes_training(operation) else kwargs
 
 
 def by_name(operation: Operation, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from mct_quantizers.common.quantizer_dispatch import takes_training
 from model_compression_toolkit.core.keras.graph import Call, Graph, Operation, Value
 from model_compression_toolkit.core.keras.operators import weight_axes
 from model_compression_toolkit.core.keras.sublayers import sublayers
-from model_compression_toolkit.core.keras.tracing import NotTraceable, Traced, trace
+from model_compression_toolkit.core.keras.tracing import NotTraceable, Traced, trace, trace_evaluation
 
 _FUNCTIONAL_CALL = type(keras.Model(*[keras.Input((1,))] * 2)).call
 _CLOSED = ("keras", "mct_quantizers", "model_compression_toolkit")
@@ -60,6 +60,30 @@ def graph_of_code(model: keras.Model, inputs: Any, opens_layers: bool = True) ->
     graph = Graph(model.name, inputs, names, None, [], dtype_policy=model.dtype_policy)
     graph.outputs = _Reader(graph, opens_layers).read(traced.function, flat, traced=traced)
     return graph
+
+
+def calls_inside(layer: Any, call: Call) -> tuple[Graph, dict[Value, keras.Variable]]:
+    """What a layer's code calls in evaluation, for the arguments of a call of it.
+
+    Args:
+        layer: the layer, built. It is not changed.
+        call: its call.
+
+    Returns:
+        The calls, whose inputs are those of `call`, and values that stand for weights of the layer.
+
+    Raises:
+        NotTraceable: its code does something else than calling layers and functions.
+    """
+    rest = {name: item for name, item in call.kwargs.items() if name != TRAINING}
+    traced, weights = trace_evaluation(layer, lambda: (symbols_of(call.args), symbols_of(rest)))
+    constants = {Value(tuple(weight.shape), weight.dtype): weight for weight in weights}
+    tensors = [leaf for leaf in keras.tree.flatten((call.args, rest)) if isinstance(leaf, Value)]
+    graph = Graph(call.name, tensors, [], None, [])
+    graph.outputs = _Reader(graph, opens_layers=False).read(
+        traced.function, [*tensors, *constants], f"{call.name}/", traced
+    )
+    return graph, constants
 
 
 def symbols_of(structure: Any) -> Any:

@@ -3,11 +3,13 @@
 """Recording what the code of a layer or model does: its `call`, run on symbolic tensors."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any
 
 import keras
+import numpy as np
 
 from mct_quantizers.common.constants import TRAINING
 from mct_quantizers.common.quantizer_dispatch import takes_training
@@ -62,6 +64,62 @@ def trace(layer: Any, make_arguments: Callable[[], tuple[tuple[Any, ...], dict[s
     return Traced(evaluation, {id(inner): path for path, inner in sublayers(layer)})
 
 
+def trace_evaluation(
+    layer: Any, make_arguments: Callable[[], tuple[tuple[Any, ...], dict[str, Any]]]
+) -> tuple[Traced, list[keras.Variable]]:
+    """Record what a built layer's code calls in evaluation. The layer is not changed.
+
+    Args:
+        layer: as of `trace`.
+        make_arguments: as of `trace`.
+
+    Returns:
+        The recorded calls, in which weights and constants are arguments, and the weights that are inputs of the
+        function, behind the tensors among the arguments.
+
+    Raises:
+        NotTraceable: the code does something else than calling layers and functions of `keras.ops`, makes masks,
+            changes its state, or draws random numbers.
+    """
+    if type(layer).__call__ is not keras.layers.Layer.__call__:
+        raise NotTraceable("it has a `__call__` of its own")
+    with _unchanged(layer), keras.StatelessScope() as scope:
+        weights: dict[str, keras.Variable] = {}
+        try:
+            functions = [_run(layer, make_arguments, False) for _ in range(2)]
+        except NotTraceable as error:
+            # A variable in front of an operator does not take symbolic tensors; a symbolic tensor does.
+            weights = {name: value for name, value in vars(layer).items() if isinstance(value, keras.Variable)}
+            try:
+                functions = [_run(layer, make_arguments, False, weights) for _ in range(2)]
+            except NotTraceable:
+                raise error from None
+        if _makes_mask(layer, make_arguments()[0]):
+            raise NotTraceable("it makes a mask")
+    if scope.state_mapping:
+        raise NotTraceable("it changes its state, or draws random numbers")
+    if _constants(functions[0]) != _constants(functions[1]):
+        raise NotTraceable("it computes with other constants each time")
+    return Traced(functions[0], {id(inner): path for path, inner in sublayers(layer)}), list(weights.values())
+
+
+def _makes_mask(layer: Any, args: tuple[Any, ...]) -> bool:
+    if type(layer).compute_mask is keras.layers.Layer.compute_mask:
+        return False
+    return any(item is not None for item in keras.tree.flatten(layer.compute_mask(args[0], None)))
+
+
+def _constants(function: Function) -> list[bytes | None]:
+    """The constant tensors in the order of the calls."""
+    leaves = [leaf for node in _nodes(function) for leaf in _leaves(node)]
+    return [
+        keras.ops.convert_to_numpy(leaf).tobytes()
+        if keras.ops.is_tensor(leaf) or isinstance(leaf, (keras.Variable, np.ndarray))
+        else None
+        for leaf in leaves
+    ]
+
+
 def _check(layer: Any) -> None:
     """What recorded calls would leave out.
 
@@ -75,9 +133,17 @@ def _check(layer: Any) -> None:
         raise NotTraceable("it has a `__call__` or a `compute_mask` of its own")
 
 
-def _run(layer: Any, make_arguments: Callable[[], tuple[tuple[Any, ...], dict[str, Any]]], training: bool) -> Function:
+def _run(
+    layer: Any,
+    make_arguments: Callable[[], tuple[tuple[Any, ...], dict[str, Any]]],
+    training: bool,
+    weights: Mapping[str, keras.Variable] = MappingProxyType({}),
+) -> Function:
+    """The function of the tensors among the arguments, and of the weights, by attribute, that shall be inputs too."""
     args, kwargs = make_arguments()
     symbols = [leaf for leaf in keras.tree.flatten((args, kwargs)) if isinstance(leaf, keras.KerasTensor)]
+    stand_ins = {name: keras.Input(batch_shape=weight.shape, dtype=weight.dtype) for name, weight in weights.items()}
+    symbols += stand_ins.values()
     made: list[Function] = []
 
     class Recorder(keras.layers.Layer):
@@ -92,10 +158,15 @@ def _run(layer: Any, make_arguments: Callable[[], tuple[tuple[Any, ...], dict[st
             made.append(keras.Model(symbols, layer.call(*args, **kwargs)))
             return keras.KerasTensor((1,))
 
+    recorder = Recorder(dtype=layer.dtype_policy)
+    # Not by setattr, which Keras tracks.
+    vars(layer).update(stand_ins)
     try:
-        Recorder(dtype=layer.dtype_policy)(*args, training=training, **kwargs)
+        recorder(*args, training=training, **kwargs)
     except Exception as error:  # the user's code may raise anything
         raise NotTraceable(f"its code does not take symbolic tensors ({in_one_line(error)})") from error
+    finally:
+        vars(layer).update(weights)
     return made[0]
 
 

@@ -108,6 +108,19 @@ class TensorCodes:
         return None
 
     def activation(self, index: int) -> tuple[str, Grid]:
-        """Name and grid of the holder that makes a tensor."""
-        number = round(float(self._file.tensors[index].quantization.scale[0]))
-        return self._numbers.activations[number - 1]
+        """Name and grid of the holder that makes a tensor.
+
+        Raises:
+            ValueError: no holder makes it.
+        """
+        name, grid = self._numbers.activations[self._number(index) - 1]
+        if grid is None:
+            raise ValueError(f"Expected the tensor of a holder. Received: tensor {index}, which is a barrier")
+        return name, grid
+
+    def is_barrier(self, index: int) -> bool:
+        """Whether a tensor stands only for what the converter must not merge."""
+        return self._numbers.is_barrier(self._number(index))
+
+    def _number(self, index: int) -> int:
+        return round(float(self._file.tensors[index].quantization.scale[0]))

@@ -16,7 +16,7 @@ from typing import Any
 
 import keras
 
-from model_compression_toolkit.core.keras.graph import Graph
+from model_compression_toolkit.core.keras.graph import Call, Graph
 from model_compression_toolkit.core.keras.reading import graph_of, is_functional
 from model_compression_toolkit.exporter.keras.litert_numbers import Numbers, numbered_model
 from model_compression_toolkit.exporter.keras.litert_rewriting import Rewriting
@@ -85,7 +85,19 @@ def checked_graph(model: Any) -> Graph:
                 f"{call.name} must compute in float32 to be exported to LiteRT; load the model's weights into one that "
                 f"is built under the dtype policy 'float32'. Received: {dtype}"
             )
+        _check_unrolled(call)
     return dataclasses.replace(graph, inputs=inputs, input_names=names, outputs=outputs)
+
+
+def _check_unrolled(call: Call) -> None:
+    layer = getattr(call.operation, "layer", call.operation)
+    # Of Bidirectional both directions are made alike.
+    layer = getattr(layer, "forward_layer", layer)
+    if isinstance(layer, keras.layers.RNN) and not layer.unroll:
+        raise ValueError(
+            f"{call.name} cannot be exported to LiteRT as a loop over steps. Make the layer with unroll=True, which "
+            f"needs a sequence of a fixed length, or export to ONNX. Received: {type(layer).__name__} with unroll=False"
+        )
 
 
 def _float_file(model: keras.Model) -> bytes:

@@ -3,7 +3,7 @@
 """A LiteRT file taken apart, whose operators are written anew."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -40,14 +40,26 @@ class Flatbuffer:
         self.graph = self._model.subgraphs[0]
         self.tensors: list[Any] = self.graph.tensors
         self.operators: list[Operator] = []
-        self.users: dict[int, list[Operator]] = {}
         for operator in self.graph.operators:
             # Read as arrays that cannot be written.
             operator.inputs = [int(index) for index in operator.inputs]
             operator.outputs = [int(index) for index in operator.outputs]
-            for index in set(operator.inputs):
-                self.users.setdefault(index, []).append(operator)
         self._order_ends(input_names)
+        self.users = self._find_users()
+
+    def replace_operators(self, operators: list[Operator], renamed: Mapping[int, int]) -> None:
+        """Put others in the place of the operators that the file came with.
+
+        Args:
+            operators: the others.
+            renamed: tensors that are now others.
+        """
+        self.graph.operators = operators
+        self.graph.outputs = [renamed.get(int(index), int(index)) for index in self.graph.outputs]
+        for signature in self._model.signatureDefs:
+            for item in signature.outputs:
+                item.tensorIndex = renamed.get(int(item.tensorIndex), int(item.tensorIndex))
+        self.users = self._find_users()
 
     def content(self) -> bytes:
         """The file of `operators`; ends the work with this object."""
@@ -122,6 +134,13 @@ class Flatbuffer:
             operator.opcodeIndex = len(codes)
             codes.append(item)
         self.operators.append(operator)
+
+    def _find_users(self) -> dict[int, list[Operator]]:
+        users: dict[int, list[Operator]] = {}
+        for operator in self.graph.operators:
+            for index in set(operator.inputs):
+                users.setdefault(index, []).append(operator)
+        return users
 
     def _order_ends(self, input_names: Sequence[str]) -> None:
         """Inputs and outputs in the order of the model; the converter gives them any."""

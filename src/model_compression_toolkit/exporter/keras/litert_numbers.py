@@ -13,7 +13,8 @@ import numpy.typing as npt
 
 from mct_quantizers.keras.activation_quantization_holder import KerasActivationQuantizationHolder
 from mct_quantizers.keras.quantize_wrapper import KerasQuantizationWrapper
-from model_compression_toolkit.core.keras.graph import Call, Graph, rebuild
+from model_compression_toolkit.core.keras.graph import Call, Graph, Value, evaluated, rebuild
+from model_compression_toolkit.exporter.keras.litert_functions import convertible
 from model_compression_toolkit.exporter.keras.litert_schema import Grid
 from model_compression_toolkit.exporter.keras.litert_storage import (
     StoredWeight,
@@ -41,13 +42,13 @@ class Numbers:
     Attributes:
         weights: the weights whose elements have numbers.
         starts: the bits of the number of each weight's first element; ascending.
-        activations: name and grid of each activation; the number of the first is 1.
+        activations: name and grid of each activation; the number of the first is 1. A barrier has no grid.
         end: the bits of the first number that is still free.
     """
 
     weights: list[StoredWeight] = field(default_factory=list)
     starts: list[int] = field(default_factory=list)
-    activations: list[tuple[str, Grid]] = field(default_factory=list)
+    activations: list[tuple[str, Grid | None]] = field(default_factory=list)
     end: int = _FIRST_NUMBER
 
     def of_weight(self, weight: StoredWeight) -> npt.NDArray[np.float32]:
@@ -67,6 +68,15 @@ class Numbers:
         """A number from 1 on."""
         self.activations.append((name, grid))
         return len(self.activations)
+
+    def of_barrier(self) -> int:
+        """A number for a tensor without a grid, which keeps the converter from merging what stands at both sides."""
+        self.activations.append(("", None))
+        return len(self.activations)
+
+    def is_barrier(self, number: int) -> bool:
+        """Whether a number of an activation is that of a barrier."""
+        return self.activations[number - 1][1] is None
 
     def find(self, bits: npt.NDArray[np.int32]) -> int | None:
         """Index of the weight whose elements a constant consists of, in any order."""
@@ -91,6 +101,10 @@ class _NumberedActivation(keras.layers.Layer):  # type: ignore[misc]  # Keras ha
 
         # 255 steps from 0: the scale in the file is exactly the number.
         return tf.quantization.fake_quant_with_min_max_args(inputs, 0.0, 255.0 * self.number, num_bits=8)
+
+    def compute_output_spec(self, inputs: Any) -> keras.KerasTensor:
+        """Dense also where Keras takes a product with a number for sparse, which the function above refuses."""
+        return keras.KerasTensor(inputs.shape, inputs.dtype)
 
 
 class _NumberedWeight:
@@ -143,11 +157,31 @@ def numbered_model(graph: Graph, numbers: Numbers) -> keras.Model:
         elif isinstance(operation, KerasActivationQuantizationHolder) and not is_bypassed(operation):
             grid = activation_grid(activation_params(call))
             operation = _NumberedActivation(numbers.of_activation(call.name, grid))
+        elif _is_merged(operation):
+            args = _kept_apart(call, args, numbers)
         elif _is_quantized_next(graph, call):
             operation = _average_as_product(call, numbers) or operation
-        return operation(*args, **kwargs)
+        return convertible(operation)(*args, **evaluated(operation, kwargs))
 
     return rebuild(graph, call_of)
+
+
+def _is_merged(operation: Any) -> bool:
+    """Whether the converter multiplies the weight of a layer before an operation by the operation's constants."""
+    if isinstance(operation, (keras.layers.BatchNormalization, keras.layers.Normalization, keras.layers.Rescaling)):
+        return True
+    return type(operation).__name__ in ("Multiply", "Divide", "TrueDivide")
+
+
+def _kept_apart(call: Call, args: tuple[Any, ...], numbers: Numbers) -> tuple[Any, ...]:
+    """The arguments with a barrier behind each that is the result of a layer with quantized weights."""
+
+    def apart(value: Any, tensor: Any) -> Any:
+        is_product = isinstance(value, Value) and value.call is not None and _is_wrapper(value.call.operation)
+        return _NumberedActivation(numbers.of_barrier())(tensor) if is_product else tensor
+
+    kept: tuple[Any, ...] = keras.tree.map_structure(apart, call.args, args)
+    return kept
 
 
 def _is_quantized_next(graph: Graph, call: Call) -> bool:

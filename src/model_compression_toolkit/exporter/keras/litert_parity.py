@@ -5,7 +5,7 @@
 import dataclasses
 import itertools
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from mct_quantizers.keras.activation_quantization_holder import KerasActivationQ
 from mct_quantizers.keras.quantize_wrapper import KerasQuantizationWrapper
 from model_compression_toolkit.core.common.progress import track
 from model_compression_toolkit.core.keras.data import Batch
-from model_compression_toolkit.core.keras.graph import Call, Graph, Value
+from model_compression_toolkit.core.keras.graph import Call, Graph, Value, evaluated
 from model_compression_toolkit.core.keras.surgery import names_of, plan_of
 from model_compression_toolkit.exporter.common.output_comparison import OutputComparison
 from model_compression_toolkit.exporter.common.parity import ParityReport, TensorParity
@@ -108,18 +108,13 @@ class _LiteRTFile:
     def __init__(self, content: bytes, path: Path, is_plain: bool) -> None:
         import tensorflow as tf
 
-        resolvers = tf.lite.experimental.OpResolverType
-        with warnings.catch_warnings():
-            # The interpreter will move to a package of its own.
-            warnings.filterwarnings("ignore", r"\s*Warning: tf\.lite\.Interpreter is deprecated", UserWarning)
-            try:
-                self._interpreter = tf.lite.Interpreter(
-                    model_content=content,
-                    experimental_op_resolver_type=resolvers.BUILTIN_REF if is_plain else resolvers.AUTO,
-                    experimental_preserve_all_tensors=is_plain,
-                )
-            except (ValueError, RuntimeError) as error:
-                raise ValueError(f"Expected a LiteRT file. Received: {path}. Reason: {error}") from error
+        kinds = tf.lite.experimental.OpResolverType
+        # Some operators, such as ELU, have no reference kernel.
+        resolvers = [kinds.BUILTIN_REF, kinds.BUILTIN_WITHOUT_DEFAULT_DELEGATES] if is_plain else [kinds.AUTO]
+        try:
+            self._interpreter = _interpreter(content, resolvers, is_plain)
+        except (ValueError, RuntimeError) as error:
+            raise ValueError(f"Expected a LiteRT file. Received: {path}. Reason: {error}") from error
         self._path = path
         self._shapes: list[tuple[int, ...]] = []
         details = self._interpreter.get_tensor_details()
@@ -162,6 +157,26 @@ class _LiteRTFile:
         """Scales, zero points and their axis."""
         grid = self._of_int8[name]["quantization_parameters"]
         return grid["scales"], grid["zero_points"], grid["quantized_dimension"]
+
+
+def _interpreter(content: bytes, resolvers: Sequence[Any], keeps_tensors: bool) -> Any:
+    """An interpreter with the first set of kernels that has all operators of a file."""
+    import tensorflow as tf
+
+    for resolver in resolvers:
+        with warnings.catch_warnings():
+            # The interpreter will move to a package of its own.
+            warnings.filterwarnings("ignore", r"\s*Warning: tf\.lite\.Interpreter is deprecated", UserWarning)
+            try:
+                return tf.lite.Interpreter(
+                    model_content=content,
+                    experimental_op_resolver_type=resolver,
+                    experimental_preserve_all_tensors=keeps_tensors,
+                )
+            except ValueError as error:
+                if resolver is resolvers[-1] or "Didn't find op" not in str(error):
+                    raise
+    raise ValueError("Expected at least one set of kernels.")
 
 
 @dataclass
@@ -302,9 +317,9 @@ def _in_order_of(position: Array, codes: Array) -> Array:
 
     As they are, where no order makes them agree.
     """
-    for order in itertools.permutations(range(1, position.ndim)):
-        transposed = position.transpose(0, *order)
-        ours = codes.reshape(transposed.shape).transpose(np.argsort((0, *order)))
+    for order in itertools.permutations(range(position.ndim)):
+        transposed = position.transpose(order)
+        ours = codes.reshape(transposed.shape).transpose(np.argsort(order))
         # Saturated values lie beyond the codes of all others.
         inside = (ours > codes.min(initial=0)) & (ours < codes.max(initial=0))
         if (np.abs(position - ours)[inside] < 2).all():
@@ -327,7 +342,7 @@ def _run(graph: Graph, batch: Batch, quantize: Callable[[Call, Any], Any]) -> li
         if call.name in holders:
             results = [quantize(call, *filled(call.args))]
         else:
-            keywords: Mapping[str, Any] = filled(call.kwargs)
+            keywords: Mapping[str, Any] = evaluated(call.operation, filled(call.kwargs))
             results = keras.tree.flatten(call.operation(*filled(call.args), **keywords))
         values.update(zip(call.outputs, results, strict=True))
     return [keras.ops.convert_to_numpy(values[value]) for value in graph.outputs]

@@ -53,6 +53,7 @@ class Rewriting:
             ValueError: the converter did not take over a weight as it is, the scale of one varies along several axes,
                 or a bias does not fit in 32 bits.
         """
+        self._remove_barriers()
         self._place_weights()
         for operator in self._file.graph.operators:
             code = self._file.code(operator)
@@ -65,6 +66,25 @@ class Rewriting:
                 self._file.operators.append(operator)
         self._file.graph.outputs = [self._codes.as_float(int(index)) for index in self._file.graph.outputs]
         return self._file.content()
+
+    def _remove_barriers(self) -> None:
+        """Take out the marks that kept the converter from merging operators."""
+        kept: list[Operator] = []
+        sources: dict[int, int] = {}
+        for operator in self._file.graph.operators:
+            code, output = self._file.code(operator), int(operator.outputs[0])
+            is_marked = any(index in sources for index in operator.inputs)
+            operator.inputs = [sources.get(index, index) for index in operator.inputs]
+            if (code is Code.QUANTIZE and self._codes.is_barrier(output)) or (code is Code.DEQUANTIZE and is_marked):
+                sources[output] = operator.inputs[0]
+                continue
+            if is_marked and code in PRESERVING and self._file.tensors[output].type == TensorType.INT8:
+                # The converter has moved it to between the two halves of a mark.
+                for index in operator.outputs:
+                    self._file.tensors[index].type, self._file.tensors[index].quantization = TensorType.FLOAT32, None
+                    sources[index] = index
+            kept.append(operator)
+        self._file.replace_operators(kept, sources)
 
     def _place_weights(self) -> None:
         found = set()
@@ -82,8 +102,8 @@ class Rewriting:
             if number not in found:
                 raise ValueError(
                     f"{weight.name} cannot be exported: the converter of LiteRT does not take it over as it is, "
-                    "because an operation changes it, such as a batch norm after its layer, which must be folded "
-                    "before. Finalize the model, or leave this layer in float"
+                    "because an operation changes it, such as a product with a constant in a layer of your own. "
+                    "Quantize what the layer makes, or leave its weights in float"
                 )
 
     def _place_weight(self, index: int, weight: StoredWeight, order: Array) -> None:

@@ -37,14 +37,20 @@ def activated(site: Site, x: str, rank: int) -> str:
 
 
 def softmax(site: Site, x: str, axes: list[int], rank: int, is_log: bool = False) -> str:
-    """Softmax over one axis."""
+    """Softmax over one axis, or over several together."""
     if len(axes) > 1:
-        site.refuse(f"a softmax over the axes {axes}", "Reshape the tensor and use one axis.")
+        return _joint_softmax(site, x, [axis % rank for axis in axes])
     kind = "LogSoftmax" if is_log else "Softmax"
     if axes[0] % rank == rank - 1:
         # Most engines are fastest, and some right only, over the last axis.
         return site.add(kind, x, axis=-1)
     return site.builder.moved(x, lambda source, axis_of: site.add(kind, source, axis=axis_of(axes[0] % rank)))
+
+
+def _joint_softmax(site: Site, x: str, axes: list[int]) -> str:
+    """What a softmax is made of: ONNX has one axis."""
+    shares = site.apply("Exp", site.apply("Sub", x, site.reduce("ReduceMax", x, axes, True)))
+    return site.apply("Div", shares, site.reduce("ReduceSum", shares, axes, True))
 
 
 def leaky_relu(site: Site, x: str, slope: float) -> str:
@@ -96,5 +102,10 @@ ACTIVATIONS: dict[str, Function] = {
     "softplus": _plain("Softplus"),
     "softsign": _plain("Softsign"),
     "mish": _plain("Mish"),
+    "log_sigmoid": lambda site, x: site.apply("Neg", site.apply("Softplus", site.apply("Neg", x))),
+    "tanh_shrink": lambda site, x: site.apply("Sub", x, site.apply("Tanh", x)),
+    "hard_shrink": _plain("Shrink", lambd=0.5, bias=0.0),
+    "soft_shrink": _plain("Shrink", lambd=0.5, bias=0.5),
+    "sparse_sigmoid": _plain("HardSigmoid", alpha=0.5, beta=0.5),
     "exponential": _plain("Exp"),
 }

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The quantizers-infrastructure authors
 # SPDX-License-Identifier: Apache-2.0
-"""Convolutions, pooling and resizing: what ONNX computes with channels first, padded as Keras pads."""
+"""Convolutions and pooling: what ONNX computes with channels first, padded as Keras pads."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -92,14 +92,19 @@ def _depthwise_product(site: Site, key: str, bias: str | None, spatial: int) -> 
 
 def _transposed_convolution(site: Site) -> str:
     layer, spatial = site.operation, site.rank - 2
-    if layer.output_padding is not None:
-        site.refuse(f"output_padding={layer.output_padding}", "Leave it out, and pad or crop with a layer of its own.")
     strides, dilations = _each(layer.strides, spatial), _each(layer.dilation_rate, spatial)
+    given = [None] * spatial if layer.output_padding is None else _each(layer.output_padding, spatial)
     before, after, longer = [], [], []
-    for size, stride, dilation in zip(_each(layer.kernel_size, spatial), strides, dilations, strict=True):
+    for size, stride, dilation, more in zip(_each(layer.kernel_size, spatial), strides, dilations, given, strict=True):
         reach = (size - 1) * dilation + 1
-        # Of `same` the result is as many times longer as the stride says; of `valid` nothing that is computed is cut.
-        cut = reach - stride if layer.padding == "same" else min(reach - stride, 0)
+        if more is not None:
+            cut = (reach - reach % 2 if layer.padding == "same" else 0) - more
+        elif layer.padding == "same":
+            # The result is as many times longer as the stride says.
+            cut = reach - stride
+        else:
+            # Nothing that is computed is cut.
+            cut = min(reach - stride, 0)
         before.append(max(cut, 0) // 2)
         after.append(max(cut, 0) - max(cut, 0) // 2)
         longer.append(max(-cut, 0))
@@ -151,18 +156,6 @@ def _global_pooling(op_type: str) -> Translator:
         return site.add("Flatten", y, axis=1)
 
     return translate
-
-
-def _upsampling(site: Site) -> str:
-    layer = site.operation
-    interpolation = getattr(layer, "interpolation", "nearest")
-    if interpolation not in ("nearest", "bilinear"):
-        site.refuse(f"interpolation={interpolation!r}", "Supported: 'nearest' and 'bilinear'.")
-    scales = site.constant(np.array([1, 1, *_each(layer.size, site.rank - 2)], np.float32), "scales")
-    mode: dict[str, Any] = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
-    if interpolation == "bilinear":
-        mode = {"mode": "linear", "coordinate_transformation_mode": "half_pixel"}
-    return _channels_back(site, site.add("Resize", _channels_first(site), "", scales, **mode))
 
 
 def _channel_axis(site: Site) -> int:
@@ -243,7 +236,4 @@ CONVOLUTIONS: dict[type, Translator] = {
     layers.GlobalAveragePooling1D: _global_pooling("GlobalAveragePool"),
     layers.GlobalAveragePooling2D: _global_pooling("GlobalAveragePool"),
     layers.GlobalAveragePooling3D: _global_pooling("GlobalAveragePool"),
-    layers.UpSampling1D: _upsampling,
-    layers.UpSampling2D: _upsampling,
-    layers.UpSampling3D: _upsampling,
 }

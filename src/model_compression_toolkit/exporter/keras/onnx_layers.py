@@ -11,13 +11,17 @@ from keras import layers
 
 from model_compression_toolkit.exporter.keras.onnx_activations import activated, clipped, leaky_relu, softmax
 from model_compression_toolkit.exporter.keras.onnx_convolutions import CONVOLUTIONS, product
+from model_compression_toolkit.exporter.keras.onnx_images import IMAGE_LAYERS
+from model_compression_toolkit.exporter.keras.onnx_normalizations import NORMALIZING_LAYERS
+from model_compression_toolkit.exporter.keras.onnx_selection import padded
+from model_compression_toolkit.exporter.keras.onnx_shapes import concatenated
 from model_compression_toolkit.exporter.keras.onnx_site import Site, Translator, as_array
 
-__all__ = ["LAYERS", "concatenated"]
+__all__ = ["LAYERS"]
 
 
 def _identity(site: Site) -> str:
-    return site.x
+    return site.operand(site.first, site.result.dtype)
 
 
 def _dense(site: Site) -> str:
@@ -57,45 +61,11 @@ def _embedding(site: Site) -> str:
     return site.add("Gather", site.weight("embeddings"), indices, axis=0)
 
 
-def _batch_norm(site: Site) -> str:
-    layer = site.operation
-    axis, mean = layer.axis % site.rank, as_array(layer.moving_mean)
-    gamma = np.ones_like(mean) if layer.gamma is None else as_array(layer.gamma)
-    beta = np.zeros_like(mean) if layer.beta is None else as_array(layer.beta)
-    arrays = {"gamma": gamma, "beta": beta, "moving_mean": mean, "moving_variance": as_array(layer.moving_variance)}
-    constants = [site.constant(array, part) for part, array in arrays.items()]
-    perm = (0, axis, *(other for other in range(1, site.rank) if other != axis))
-    x = site.builder.transpose(site.x, perm)
-    y = site.add("BatchNormalization", x, *constants, epsilon=float(layer.epsilon))
-    return site.builder.transpose(y, np.argsort(perm).tolist())
-
-
-def _layer_norm(site: Site) -> str:
-    layer, rank = site.operation, site.rank
-    axes = sorted(axis % rank for axis in _listed(layer.axis))
-    if axes != list(range(axes[0], rank)):
-        site.refuse(f"axis={layer.axis}", "Normalize over the last axes.")
-    if getattr(layer, "rms_scaling", False):
-        site.refuse("rms_scaling=True", "Write it with functions of `keras.ops`.")
-    shape = [site.first.shape[axis] for axis in axes]
-    gamma = site.constant(np.ones(shape, np.float32), "gamma") if layer.gamma is None else site.weight("gamma")
-    scale = [gamma] if layer.beta is None else [gamma, site.weight("beta")]
-    return site.add("LayerNormalization", site.x, *scale, axis=axes[0], epsilon=float(layer.epsilon))
-
-
 def _padding(site: Site) -> str:
     ends = [(0, 0)] * site.rank
     for axis, pair in zip(_spatial_axes(site), _pairs(site.operation.padding), strict=True):
         ends[axis] = pair
-
-    def emit(x: str, axis_of: Callable[[int], int]) -> str:
-        moved = [(0, 0)] * site.rank
-        for axis, pair in enumerate(ends):
-            moved[axis_of(axis)] = pair
-        pads = [before for before, _ in moved] + [after for _, after in moved]
-        return site.add("Pad", x, site.int_constant(pads, "pads"))
-
-    return site.builder.moved(site.x, emit)
+    return padded(site, site.x, ends, "constant")
 
 
 def _cropping(site: Site) -> str:
@@ -146,15 +116,6 @@ def _concatenate(site: Site) -> str:
     return concatenated(site, operands, site.operation.axis % site.rank)
 
 
-def concatenated(site: Site, operands: Sequence[str], axis: int) -> str:
-    """One tensor behind the other; before the transposition where all operands have the same."""
-    views = [site.builder.view(x) for x in operands]
-    perm = views[0][1]
-    if perm is None or any(other != perm for _, other in views):
-        return site.add("Concat", *operands, axis=axis)
-    return site.builder.transpose(site.add("Concat", *(source for source, _ in views), axis=perm[axis]), perm)
-
-
 def _operands(site: Site) -> list[str]:
     values = site.call.args[0]
     if len({len(value.shape) for value in values}) > 1:
@@ -201,18 +162,6 @@ def _rescaling(site: Site) -> str:
     return site.apply("Add", scaled, site.constant(offset, "offset"))
 
 
-def _normalization(site: Site) -> str:
-    layer = site.operation
-    x = site.operand(site.first, site.result.dtype)
-    if layer.invert:
-        site.refuse("invert=True", "Write it with functions of `keras.ops`.")
-    mean, variance = as_array(layer.mean), as_array(layer.variance)
-    # The smallest divisor that Keras allows.
-    deviation = np.maximum(np.sqrt(variance), np.float32(1e-7)).astype(np.float32)
-    centered = site.apply("Sub", x, site.constant(mean.astype(np.float32), "mean"))
-    return site.apply("Div", centered, site.constant(deviation, "deviation"))
-
-
 def _spatial_axes(site: Site) -> list[int]:
     is_first = getattr(site.operation, "data_format", "channels_last") == "channels_first"
     return list(range(2, site.rank)) if is_first else list(range(1, site.rank - 1))
@@ -237,6 +186,8 @@ def _flatten(site: Site) -> str:
 
 LAYERS: dict[type, Translator] = {
     **CONVOLUTIONS,
+    **NORMALIZING_LAYERS,
+    **IMAGE_LAYERS,
     **dict.fromkeys(
         (
             layers.Identity, layers.Dropout, layers.SpatialDropout1D, layers.SpatialDropout2D, layers.SpatialDropout3D,
@@ -247,8 +198,6 @@ LAYERS: dict[type, Translator] = {
     layers.Dense: _dense,
     layers.EinsumDense: _einsum_dense,
     layers.Embedding: _embedding,
-    layers.BatchNormalization: _batch_norm,
-    layers.LayerNormalization: _layer_norm,
     **dict.fromkeys((layers.ZeroPadding1D, layers.ZeroPadding2D, layers.ZeroPadding3D), _padding),
     **dict.fromkeys((layers.Cropping1D, layers.Cropping2D, layers.Cropping3D), _cropping),
     layers.Flatten: _flatten,
@@ -269,5 +218,4 @@ LAYERS: dict[type, Translator] = {
     layers.ELU: _elu,
     layers.Softmax: _softmax,
     layers.Rescaling: _rescaling,
-    layers.Normalization: _normalization,
 }  # fmt: skip

@@ -17,7 +17,7 @@ from mct_quantizers.common.packing import packed_size
 from mct_quantizers.common.quant_info import QuantizationTarget
 from mct_quantizers.common.quant_params import QuantParams
 from model_compression_toolkit.core.common.progress import track
-from model_compression_toolkit.core.keras.graph import Call, Graph, Value
+from model_compression_toolkit.core.keras.graph import Call, Graph, Value, evaluated
 from model_compression_toolkit.exporter.common.output_comparison import OutputComparison
 from model_compression_toolkit.exporter.common.parity import Compared, ParityReport, TensorParity
 from model_compression_toolkit.exporter.common.sorted_table import sorted_table
@@ -164,8 +164,9 @@ def _run(graph: Graph, batch: Batch, quantize: Callable[[Call, Any], Any] | None
 
     for call in graph.calls:
         replaced = None if quantize is None else quantize(call, values[call.inputs[0]])
-        result = call.operation(*filled(call.args), **filled(call.kwargs)) if replaced is None else replaced
-        values.update(zip(call.outputs, keras.tree.flatten(result), strict=True))
+        if replaced is None:
+            replaced = call.operation(*filled(call.args), **evaluated(call.operation, filled(call.kwargs)))
+        values.update(zip(call.outputs, keras.tree.flatten(replaced), strict=True))
     return [as_array(values[value]) for value in keras.tree.flatten(graph.outputs)]
 
 

@@ -126,7 +126,7 @@ class Site:
         """A new constant, named after the call."""
         return self.builder.constant(array, f"{self.name}/{part}")
 
-    def int_constant(self, numbers: Sequence[int], part: str) -> str:
+    def int_constant(self, numbers: Sequence[int] | Array, part: str) -> str:
         """A new constant of 64-bit integers."""
         return self.constant(np.array(numbers, np.int64), part)
 
@@ -137,6 +137,15 @@ class Site:
     def add(self, op_type: str, *inputs: str, **attributes: Any) -> str:
         """A new node of any other operator."""
         return self.builder.add(op_type, inputs, f"{self.name}/{op_type.lower()}", **attributes)
+
+    def reduce(self, op_type: str, x: str, axes: Sequence[int], keepdims: bool) -> str:
+        """A new node that makes one number of those along axes, which are not negative."""
+
+        def emit(source: str, axis_of: Callable[[int], int]) -> str:
+            chosen = self.int_constant([axis_of(axis) for axis in axes], "axes")
+            return self.add(op_type, source, chosen, keepdims=int(keepdims))
+
+        return self.builder.moved(x, emit) if keepdims else emit(x, lambda axis: axis)
 
     def reshape(self, x: str, shape: Sequence[int]) -> str:
         """`x` in another shape: 0 keeps the size of an axis, -1 stands for the rest."""
