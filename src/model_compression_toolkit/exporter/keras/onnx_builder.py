@@ -131,7 +131,11 @@ class OnnxBuilder:
         return self.constant(np.transpose(full, np.argsort(perm)), f"{constant}/reordered")
 
     def finish(
-        self, outputs: Sequence[tuple[str, str, str, Sequence[int | None]]], metadata: Mapping[str, str], name: str
+        self,
+        outputs: Sequence[tuple[str, str, str, Sequence[int | None]]],
+        metadata: Mapping[str, str],
+        name: str,
+        edit: Callable[[onnx.GraphProto], None] = lambda graph: None,
     ) -> onnx.ModelProto:
         """The checked model.
 
@@ -139,6 +143,7 @@ class OnnxBuilder:
             outputs: of each output the value, its name in the model, its dtype and its shape.
             metadata: what the file says of itself.
             name: name of the graph.
+            edit: what is changed in the whole graph before it is checked.
         """
         infos = []
         for value, public, dtype, shape in outputs:
@@ -151,6 +156,7 @@ class OnnxBuilder:
         used = {x for node in self.nodes for x in node.input}
         initializers = [tensor for key, tensor in self._tensors.items() if key in used]
         graph = helper.make_graph(self.nodes, name, self._inputs, infos, initializers)
+        edit(graph)
         model = helper.make_model(
             graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=_IR_VERSION, producer_name="mct"
         )

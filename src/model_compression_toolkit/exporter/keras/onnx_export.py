@@ -19,6 +19,7 @@ from model_compression_toolkit.core.keras.reading import graph_of, is_functional
 from model_compression_toolkit.core.keras.sublayers import sublayers
 from model_compression_toolkit.core.keras.surgery import names_of, plan_of
 from model_compression_toolkit.exporter.common.inspect import plan_metadata
+from model_compression_toolkit.exporter.common.onnx_biases import separate_biases
 from model_compression_toolkit.exporter.keras.onnx_builder import OPSET, OnnxBuilder
 from model_compression_toolkit.exporter.keras.onnx_operators import translator_of
 from model_compression_toolkit.exporter.keras.onnx_quantization import activation, params_of
@@ -106,7 +107,6 @@ class _Translator:
     names: dict[Value, str] = field(default_factory=dict)
 
     def run(self, metadata: Mapping[str, str]) -> Translation:
-        self._find_grids()
         for name, value in zip(self.graph.input_names, keras.tree.flatten(self.graph.inputs), strict=True):
             _check_dtype(value, name)
             self.names[value] = self.builder.add_input(name, value.dtype, value.shape)
@@ -125,14 +125,15 @@ class _Translator:
         ends = [
             (self.names[value], name, value.dtype, value.shape) for name, value in zip(public, outputs, strict=True)
         ]
-        model = self.builder.finish(ends, metadata, self.graph.name)
-        return Translation(model, self.graph, self.weights.records, self.activations)
+        # Whether layers have to keep their biases apart depends on all the grids of the model.
+        grids = [params for call in self.graph.calls for params in _params(call) if isinstance(params, QuantParams)]
 
-    def _find_grids(self) -> None:
-        """Whether layers have to keep their biases apart depends on all the grids of the model."""
-        found = [params for call in self.graph.calls for params in _params(call) if isinstance(params, QuantParams)]
-        self.weights.has_grids = bool(found)
-        self.weights.has_narrow_grids = any(params.num_bits < 8 for params in found)
+        def edit(graph: onnx.GraphProto) -> None:
+            if grids:
+                separate_biases(graph, of_integers=any(grid.num_bits < 8 for grid in grids))
+
+        model = self.builder.finish(ends, metadata, self.graph.name, edit)
+        return Translation(model, self.graph, self.weights.records, self.activations)
 
     def _translated(self, call: Call) -> str | list[str]:
         operation, quantizers, arguments = call.operation, {}, call.kwargs

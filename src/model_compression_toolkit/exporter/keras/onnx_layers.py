@@ -25,7 +25,7 @@ def _dense(site: Site) -> str:
     kernel = site.weight("kernel")
     bias = None if layer.bias is None else site.weight("bias")
     if site.rank == 2:
-        y = product(site, "Gemm", [site.x, kernel], bias, "kernel", site.rank)
+        y = product(site, "Gemm", [site.x, kernel], bias)
     else:
         y = site.add("MatMul", site.x, kernel)
         if bias is not None:

@@ -15,6 +15,7 @@ from onnx import helper, numpy_helper
 from mct_quantizers.common.arithmetic import broadcast_shape
 from mct_quantizers.common.lookup_table import LookupTable
 from mct_quantizers.common.quant_params import QuantParams
+from model_compression_toolkit.exporter.common.bias import same_scales
 from model_compression_toolkit.exporter.common.sorted_table import search_constants, sorted_table, table_constants
 from model_compression_toolkit.exporter.keras.onnx_quantization import CODES, shifted
 
@@ -135,8 +136,9 @@ class OnnxFile:
         if node is None:
             return False
         scale, stored = (self._constants[key].reshape(-1) for key in node.input[1:3])
+        expected, codes = params.scale.astype(np.float32), self.codes.get(name)
         return (
-            np.array_equal(scale, params.scale.astype(np.float32))
+            (np.array_equal(scale, expected) if codes is None else same_scales(scale, expected, codes, axis))
             and np.array_equal(stored.astype(np.int32), zero_point)
             and _axis(node) == axis
         )

@@ -25,13 +25,14 @@ from model_compression_toolkit.core.pytorch.capture import run_model
 from model_compression_toolkit.core.pytorch.data import Batch
 from model_compression_toolkit.core.pytorch.surgery import quantizer_of, replace_quantizer
 from model_compression_toolkit.exporter.common.inspect import plan_metadata
+from model_compression_toolkit.exporter.common.onnx_biases import separate_biases
 from model_compression_toolkit.exporter.pytorch.frozen import (
     float32_copy,
     frozen_plan,
     own_quantized,
     replace_quantizers,
 )
-from model_compression_toolkit.exporter.pytorch.onnx_graph import check_domains, rewrite_marks, separate_biases
+from model_compression_toolkit.exporter.pytorch.onnx_graph import check_domains, rewrite_marks
 from model_compression_toolkit.exporter.pytorch.onnx_marks import MarkedQuantizer, marked, translations
 
 __all__ = ["OPSET", "OnnxExport", "export_onnx"]
@@ -184,8 +185,6 @@ def _finished(model: ir.Model, plan: QuantizationPlan) -> onnx.ModelProto:
     _name_outputs(model.graph)
     rewrite_marks(model.graph, plan)
     grids = [tensor.params for tensor in plan.quantized() if isinstance(tensor.params, QuantParams)]
-    if grids:
-        separate_biases(model.graph, of_integers=any(grid.num_bits < 8 for grid in grids))
     RemoveUnusedNodesPass()(model)  # the float weights, too
     RemoveUnusedOpsetsPass()(model)
     check_domains(model)
@@ -196,6 +195,8 @@ def _finished(model: ir.Model, plan: QuantizationPlan) -> onnx.ModelProto:
     model.metadata_props.clear()
     model.metadata_props.update(plan_metadata(plan))
     proto = ir.to_proto(model)
+    if grids:
+        separate_biases(proto.graph, of_integers=any(grid.num_bits < 8 for grid in grids))
     onnx.checker.check_model(proto, full_check=True)
     onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)
     return proto

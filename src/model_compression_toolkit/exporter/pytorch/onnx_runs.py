@@ -14,8 +14,10 @@ from onnx import TensorProto, numpy_helper
 
 from mct_quantizers.common.arithmetic import broadcast_shape
 from mct_quantizers.common.lookup_table import LookupTable
+from mct_quantizers.common.quant_params import QuantParams
 from model_compression_toolkit.core.common.quantization_plan import TensorPlan
 from model_compression_toolkit.core.pytorch.data import Batch
+from model_compression_toolkit.exporter.common.bias import same_scales
 from model_compression_toolkit.exporter.common.sorted_table import search_constants, sorted_table, table_constants
 from model_compression_toolkit.exporter.pytorch.graph_editing import CODES, VALUES
 
@@ -111,11 +113,17 @@ class OnnxFile:
             if use + CODES in (*node.input, *node.output):
                 scale, zero_point = (self.constants[name].reshape(-1) for name in node.input[1:3])
                 zero_points = (params.zero_point, params.zero_point - min(params.quant_min, 0))
-                if not np.array_equal(scale, params.scale.astype(np.float32)):
+                if not self._has_scale(use, scale, params):
                     return False
                 if not any(np.array_equal(zero_point.astype(np.int32), expected) for expected in zero_points):
                     return False
         return True
+
+    def _has_scale(self, use: str, scale: Array, params: QuantParams) -> bool:
+        expected = params.scale.astype(np.float32)
+        if use + CODES not in self.constants:
+            return np.array_equal(scale, expected)
+        return same_scales(scale, expected, self.quantized({})[use], params.axis)
 
     def _has_table(self, use: str, table: LookupTable, rank: int) -> bool:
         arrays = sorted_table(table, rank)
