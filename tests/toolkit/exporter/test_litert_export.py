@@ -711,7 +711,7 @@ def test_a_batch_norm_that_is_not_folded_is_named():
         export_litert(keras.Model(inputs, signed(2.0)(x)))
 
 
-def test_a_bias_too_large_for_its_scale_is_named():
+def test_a_layer_whose_bias_does_not_fit_is_computed_in_float(tmp_path):
     inputs, x = image((20,))
     layer = L.Dense(1, name="tiny")
     layer(x)
@@ -719,8 +719,15 @@ def test_a_bias_too_large_for_its_scale_is_named():
     layer.bias.assign([3.0])
     quantizer = keras_quantizers.WeightsSymmetricInferableQuantizer(8, [1e-12], False)
     wrapper = KerasQuantizationWrapper(layer, {"kernel": quantizer}, name="tiny")
-    with pytest.raises(ValueError, match=r"bias of the layer of tiny\.kernel does not fit in 32 bits"):
-        export_litert(keras.Model(inputs, signed(4.0)(wrapper(x))))
+    model = keras.Model(inputs, signed(4.0)(wrapper(x)))
+    notes: list[str] = []
+    path = tmp_path / "model.tflite"
+    path.write_bytes(export_litert(model, notes))
+    assert len(notes) == 1
+    assert "layer of tiny.kernel is computed in float" in notes[0]
+    report = compare_litert(model, path, [samples(model)])
+    assert report.passed
+    assert report.max_output_difference == 0.0
 
 
 def test_quantizers_that_are_not_on_a_grid_are_refused():

@@ -62,8 +62,9 @@ def export(
         write_atomically(target, lambda file: file.write(content))
         report = ExportReport(target, file_format, target.stat().st_size)
     else:
-        parity = _write(model, target, file_format, verify)
-        report = ExportReport(target, file_format, target.stat().st_size, (), parity)
+        notes: list[str] = []
+        parity = _write(model, target, file_format, verify, notes)
+        report = ExportReport(target, file_format, target.stat().st_size, tuple(notes), parity)
     if not quiet:
         print_report(report)
     return report
@@ -92,7 +93,9 @@ def check_frozen(model: keras.Model) -> None:
             raise ValueError("`model` is still in quantization-aware training: `finalize` it first.")
 
 
-def _write(model: keras.Model, target: Path, file_format: ExportFormat, verify: Any) -> ParityReport | None:
+def _write(
+    model: keras.Model, target: Path, file_format: ExportFormat, verify: Any, notes: list[str]
+) -> ParityReport | None:
     name = "onnx" if file_format is ExportFormat.ONNX else "litert"
     needed_by = f"export to .{file_format.value}"
     exporter = import_optional(f"{_ROOM}.{name}_export", needed_by=needed_by)
@@ -105,7 +108,7 @@ def _write(model: keras.Model, target: Path, file_format: ExportFormat, verify: 
         if file_format is ExportFormat.ONNX:
             content = exporter.export_onnx(model, plan_of(model)).SerializeToString()
         else:
-            content = exporter.export_litert(model)
+            content = exporter.export_litert(model, notes)
     write_atomically(target, lambda file: file.write(content))
     if batches is None:
         return None
