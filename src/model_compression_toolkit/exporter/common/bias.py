@@ -51,8 +51,7 @@ def zero_channels(centered: Array, axis: int | None) -> npt.NDArray[np.bool_]:
     if axis is None:
         return np.array([not centered.any()])
     others = tuple(index for index in range(centered.ndim) if index != axis % centered.ndim)
-    is_zero: npt.NDArray[np.bool_] = ~centered.any(axis=others)
-    return is_zero
+    return np.asarray(~centered.any(axis=others), np.bool_)
 
 
 def scales_of_zeros(scale: FloatArray | Array, is_zero: Array, bias: Array, input_scale: float) -> Array:
