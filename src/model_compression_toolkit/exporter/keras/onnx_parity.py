@@ -21,6 +21,7 @@ from model_compression_toolkit.core.keras.graph import Call, Graph, Value
 from model_compression_toolkit.exporter.common.default_session import DefaultSession
 from model_compression_toolkit.exporter.common.output_comparison import OutputComparison
 from model_compression_toolkit.exporter.common.parity import Compared, ParityReport, TensorParity
+from model_compression_toolkit.exporter.common.pieces import pieces_of
 from model_compression_toolkit.exporter.common.sorted_table import sorted_table
 from model_compression_toolkit.exporter.keras.disturbance import disturbed
 from model_compression_toolkit.exporter.keras.onnx_export import ActivationRecord, Translation, translate
@@ -32,8 +33,6 @@ __all__ = ["compare_onnx"]
 
 Array = npt.NDArray[Any]
 Batch = tuple[Array, ...]
-
-_BATCH_SIZE = 64
 
 
 def compare_onnx(model: keras.Model, path: Path, batches: Iterable[Batch]) -> ParityReport:
@@ -235,7 +234,6 @@ def _packed_bytes(record: WeightRecord) -> int:
 
 def _pieces(batches: Iterable[Batch], file: OnnxFile) -> Iterator[tuple[Batch, int]]:
     """Batches of a size that the file takes, each with the number of samples that matter."""
-    size = file.batch_size or _BATCH_SIZE
     for items in batches:
         if len(items) != len(file.input_dtypes):
             raise ValueError(
@@ -243,14 +241,7 @@ def _pieces(batches: Iterable[Batch], file: OnnxFile) -> Iterator[tuple[Batch, i
                 f"Received: {len(items)}"
             )
         batch = tuple(np.asarray(item).astype(dtype) for item, dtype in zip(items, file.input_dtypes, strict=True))
-        total = len(batch[0])
-        for start in range(0, total, size):
-            piece = tuple(item[start : start + size] for item in batch)
-            count = len(piece[0])
-            if file.batch_size is not None and count < size:
-                # Filled up with samples again, because the file takes one size only.
-                piece = tuple(item[np.arange(size) % count] for item in piece)
-            yield piece, count
+        yield from pieces_of(batch, file.batch_size)
 
 
 def _aligned(vector: Array, axis: int | None, rank: int) -> Array:

@@ -146,9 +146,10 @@ class OnnxFile:
     def _centered(self, name: str, codes: Array) -> Array:
         node = self._dequantizers.get(name)
         if node is None:
-            return codes.astype(np.int32)
+            return np.asarray(codes, np.int32)
         zero_point = self._constants[node.input[2]].astype(np.int32)
-        return codes.astype(np.int32) - zero_point.reshape(broadcast_shape(codes.ndim, _axis(node)))
+        centered = np.asarray(codes, np.int32) - zero_point.reshape(broadcast_shape(codes.ndim, _axis(node)))
+        return np.asarray(centered)  # not a number where it has no axis
 
     def _feeds(self, batch: tuple[Array, ...]) -> dict[str, Array]:
         return {value.name: item for value, item in zip(self._default.get_inputs(), batch, strict=True)}

@@ -94,12 +94,12 @@ class OnnxFile:
         result = {name.removesuffix(VALUES): array for name, array in values.items() if name.endswith(VALUES)}
         for name, array in values.items():
             if name.endswith(CODES):
-                result[name.removesuffix(CODES)] = array.astype(np.int32)
+                result[name.removesuffix(CODES)] = np.asarray(array).astype(np.int32)
         for node in self.nodes:
             if node.op_type == "DequantizeLinear" and node.input[0] in values:
-                codes, zero_point = (values[name].astype(np.int32) for name in (node.input[0], node.input[2]))
+                codes, zero_point = (np.asarray(values[name], np.int32) for name in (node.input[0], node.input[2]))
                 aligned = zero_point.reshape(broadcast_shape(codes.ndim, _axis(node)))
-                result[node.input[0].removesuffix(CODES)] = codes - aligned
+                result[node.input[0].removesuffix(CODES)] = np.asarray(codes - aligned)  # not a number where it has no axis
         return result
 
     def has_params(self, use: str, tensor: TensorPlan) -> bool:
