@@ -104,3 +104,22 @@ def test_a_bias_that_is_added_twice_is_written_once(tmp_path, bits):
     names = [tensor.name for tensor in onnx.load(tmp_path / "model.onnx").graph.initializer]
     assert len(names) == len(set(names))
     assert sum("head" in name and "bias" in name for name in names) == 1
+
+
+def test_independent_axes_have_names_of_their_own_and_outputs_those_of_their_keys(tmp_path):
+    keras.utils.set_random_seed(0)
+    queries, keys = keras.Input((8,), name="queries"), keras.Input((8,), name="keys")
+    scores = keras.ops.matmul(layers.Dense(8)(queries), keras.ops.transpose(layers.Dense(8)(keys)))
+    model = keras.Model([queries, keys], {"scores": scores, "class": layers.Dense(3)(queries)})
+    x = SAMPLES.reshape(16, -1)[:, :8]
+    quantized = mct.quantize(model, [(x, x)])
+    assert mct.export(quantized, tmp_path / "model.onnx", verify=[(x, x)], quiet=True).parity.passed
+    graph = onnx.load(tmp_path / "model.onnx").graph
+    sizes = [[axis.dim_param or axis.dim_value for axis in v.type.tensor_type.shape.dim] for v in graph.input]
+    assert sizes == [["batch", 8], ["keys_batch", 8]]
+    assert [value.name for value in graph.output] == ["class", "scores"]
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+    received = session.run(["scores"], {"queries": x[:4], "keys": x[:7]})[0]
+    expected = keras.ops.convert_to_numpy(quantized([x[:4], x[:7]])["scores"])
+    # Integer kernels may round a value at a tie to the other side.
+    assert np.allclose(received, expected, atol=0.05)

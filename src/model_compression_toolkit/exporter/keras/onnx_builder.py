@@ -49,10 +49,13 @@ class OnnxBuilder:
         return name if self._names[name] == 1 else self.unique(f"{name}:{self._names[name]}")
 
     def add_input(self, name: str, dtype: str, shape: Sequence[int | None]) -> str:
-        """An input of the graph; an axis without a size is open, the first one is called `batch`."""
-        axes = [
-            (f"{name}_axis_{axis}" if axis else "batch") if size is None else size for axis, size in enumerate(shape)
-        ]
+        """An input of the graph; an axis without a size is open, the first one of the first input is called `batch`.
+
+        Axes of other inputs have names of their own: engines take axes of one name for equal, and nothing says that
+        these are.
+        """
+        first = f"{name}_batch" if self._inputs else "batch"
+        axes = [(f"{name}_axis_{axis}" if axis else first) if size is None else size for axis, size in enumerate(shape)]
         name = self.unique(name)
         self._inputs.append(helper.make_tensor_value_info(name, element_type(dtype), axes))
         return name

@@ -121,7 +121,7 @@ class _Translator:
             for value, result in zip(call.outputs, [results] if isinstance(results, str) else results, strict=True):
                 self.names[value] = result
         outputs = keras.tree.flatten(self.graph.outputs)
-        public = ["output"] if len(outputs) == 1 else [f"output_{index}" for index in range(len(outputs))]
+        public = _output_names(self.graph.outputs)
         ends = [
             (self.names[value], name, value.dtype, value.shape) for name, value in zip(public, outputs, strict=True)
         ]
@@ -167,6 +167,16 @@ class _Translator:
         result = activation(self.builder, self.names[x], params, use)
         self.activations[call.name] = ActivationRecord(use, params, self.builder.view(result)[1])
         return result
+
+
+def _output_names(outputs: Any) -> list[str]:
+    """`output`, or `output_0`, `output_1`, …; the keys of outputs that have some."""
+    paths = [path for path, _ in keras.tree.flatten_with_path(outputs)]
+    if isinstance(outputs, dict):
+        names = ["_".join(map(str, path)) for path in paths]
+        if len(set(names)) == len(names):
+            return names
+    return ["output"] if len(paths) == 1 else [f"output_{index}" for index in range(len(paths))]
 
 
 def _planned_names(model: keras.Model) -> dict[tuple[str, str], str]:

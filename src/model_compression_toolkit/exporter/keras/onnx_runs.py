@@ -85,7 +85,7 @@ class OnnxFile:
     @property
     def batch_size(self) -> int | None:
         """The only batch size that the file takes; None if it takes any."""
-        shape = self._default.get_inputs()[0].shape
+        shape = next((value.shape for value in self._default.get_inputs() if value.shape), None)
         return shape[0] if shape and isinstance(shape[0], int) else None
 
     @property
@@ -149,7 +149,8 @@ class OnnxFile:
             return np.asarray(codes, np.int32)
         zero_point = self._constants[node.input[2]].astype(np.int32)
         centered = np.asarray(codes, np.int32) - zero_point.reshape(broadcast_shape(codes.ndim, _axis(node)))
-        return np.asarray(centered)  # not a number where it has no axis
+        # Without axes NumPy would make a number of it.
+        return np.asarray(centered)
 
     def _feeds(self, batch: tuple[Array, ...]) -> dict[str, Array]:
         return {value.name: item for value, item in zip(self._default.get_inputs(), batch, strict=True)}

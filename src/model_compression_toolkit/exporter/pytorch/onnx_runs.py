@@ -74,7 +74,7 @@ class OnnxFile:
     @property
     def batch_size(self) -> int | None:
         """The only batch size that the file takes; None if it takes any."""
-        shape = self._default.get_inputs()[0].shape
+        shape = next((value.shape for value in self._default.get_inputs() if value.shape), None)
         return shape[0] if shape and isinstance(shape[0], int) else None
 
     def run_default(self, batch: Batch) -> list[Array]:
@@ -99,7 +99,9 @@ class OnnxFile:
             if node.op_type == "DequantizeLinear" and node.input[0] in values:
                 codes, zero_point = (np.asarray(values[name], np.int32) for name in (node.input[0], node.input[2]))
                 aligned = zero_point.reshape(broadcast_shape(codes.ndim, _axis(node)))
-                result[node.input[0].removesuffix(CODES)] = np.asarray(codes - aligned)  # not a number where it has no axis
+                result[node.input[0].removesuffix(CODES)] = np.asarray(
+                    codes - aligned
+                )  # not a number where it has no axis
         return result
 
     def has_params(self, use: str, tensor: TensorPlan) -> bool:
