@@ -3,11 +3,9 @@
 """Graphs of one product between quantized tensors: a default session must compute what the plain one does."""
 
 import numpy as np
-import pytest
-
-onnxruntime = pytest.importorskip("onnxruntime")
-
 import onnx
+import onnxruntime
+import pytest
 from onnx import helper, numpy_helper
 
 from model_compression_toolkit.exporter.common.onnx_biases import separate_biases
