@@ -510,13 +510,15 @@ def test_quantizers_without_a_grid_are_refused_by_name(quantizer, words):
         lambda: layers.LeakyReLU(0.1),
         lambda: layers.ReLU(6.0, negative_slope=0.1),
         lambda: layers.ELU(0.5),
-        lambda: layers.Softmax(),
+        layers.Softmax,
         lambda: layers.Activation(layers.Activation("silu")),
     ],
 )
 def test_a_layer_may_be_the_activation_function_of_another(activation, tmp_path):
     x = keras.Input(SHAPE)
-    y = held(wrapped(layers.Conv2D(6, 3, activation=activation(), name="conv"), held(x)))
+    inner = activation()
+    inner.build((None, 6, 6, 6))
+    y = held(wrapped(layers.Conv2D(6, 3, activation=inner, name="conv"), held(x)))
     y = held(layers.Activation(activation())(wrapped(layers.DepthwiseConv2D(3, name="deep"), y, axis=-2)))
     model = keras.Model(x, wrapped(layers.Dense(3, name="head"), layers.Flatten()(y)))
     report = compare_onnx(model, saved(model, tmp_path), [(images(),)])

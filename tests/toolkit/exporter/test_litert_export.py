@@ -730,6 +730,19 @@ def test_a_layer_whose_bias_does_not_fit_is_computed_in_float(tmp_path):
     assert report.max_output_difference == 0.0
 
 
+@pytest.mark.parametrize("highest", [1e-9, 1e-3, 5.9, 6.1])
+def test_activations_far_below_the_end_of_relu6(tmp_path, highest):
+    inputs = keras.Input((8, 8, 3))
+    x = uniform(0.0, highest)(inputs)
+    x = uniform(0.0, highest)(wrapped(L.Conv2D(4, 3, activation="relu6", name="fused"), x))
+    x = uniform(0.0, highest)(L.ReLU(6.0)(L.Add()([x, x])))
+    model = keras.Model(inputs, x)
+    path, _ = exported(model, tmp_path)
+    data = tuple(highest * np.abs(item) for item in samples(model))
+    report = compare_litert(model, path, [data])
+    assert report.passed
+
+
 def test_quantizers_that_are_not_on_a_grid_are_refused():
     class Own(keras_quantizers.BaseKerasInferableQuantizer):
         def __call__(self, inputs):

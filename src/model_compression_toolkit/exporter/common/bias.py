@@ -38,6 +38,8 @@ def fits_accumulator(bias: Array, step: Array, output_scale: float | None = None
     steps = np.asarray(step, np.float64)
     if not (np.abs(np.asarray(bias, np.float64)) <= LARGEST_BIAS * steps).all():
         return False
+    if not (steps >= np.finfo(np.float32).tiny).all():
+        return False  # engines hold the product of both scales as float32
     return output_scale is None or bool((steps <= COARSEST_STEP * output_scale).all())
 
 

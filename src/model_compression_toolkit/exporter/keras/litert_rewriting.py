@@ -31,6 +31,10 @@ __all__ = ["Rewriting"]
 
 Array = npt.NDArray[Any]
 
+_FUSED_RELU, _FUSED_RELU6 = 1, 3
+"""Activation functions of an operator, as numbered in the schema of the format."""
+_RELU6_END = 6.0
+
 
 class Rewriting:
     """Turns the float file into one of integers.
@@ -140,8 +144,23 @@ class Rewriting:
         if inputs is None or grid is None:
             return False
         operator.inputs = inputs
-        self._codes.integers[output] = self._codes.append(operator, output, grid), grid
+        code = self._without_idle_clipping(operator, code, grid)
+        self._codes.integers[output] = self._codes.append(operator, output, grid, code), grid
         return True
+
+    def _without_idle_clipping(self, operator: Operator, code: Code | None, grid: Grid) -> Code | None:
+        """The operator without an upper end that lies above its grid, where codes saturate before.
+
+        Kernels count that end in steps of the grid as an int32, and refuse a file in which it overflows.
+        """
+        highest = (grid.high - grid.zero_point) * grid.scale[0]
+        if highest > _RELU6_END:
+            return code
+        if code is Code.RELU6:
+            return Code.RELU
+        if getattr(operator.builtinOptions, "fusedActivationFunction", 0) == _FUSED_RELU6:
+            operator.builtinOptions.fusedActivationFunction = _FUSED_RELU
+        return code
 
     def _preserve(self, operator: Operator, code: Code) -> bool:
         position = PRESERVING[code]

@@ -40,8 +40,8 @@ def activated(site: Site, x: str, rank: int) -> str:
     return site.refuse(
         f"the activation function {getattr(function, '__name__', function)!r}",
         f"Supported: {sorted([*ACTIVATIONS, 'linear', 'log_softmax', 'softmax'])}, without parameters of their own, "
-        f"and layers of the classes {sorted(cls.__name__ for cls in ACTIVATION_LAYERS)}. Write others with functions of "
-        "`keras.ops`.",
+        f"and layers of the classes {sorted(cls.__name__ for cls in ACTIVATION_LAYERS)}. "
+        "Write others with functions of `keras.ops`.",
     )
 
 
