@@ -53,7 +53,14 @@ def recomputing() -> contextlib.AbstractContextManager[Any]:
 
 
 def _is_usable() -> bool:
-    return not torch.compiler.is_compiling() and torch.is_grad_enabled() and may_hook_saved_tensors()
+    return (
+        not torch.compiler.is_compiling()
+        # A trace names values by the variables that hold them, and hooks have others: its check, without gradients,
+        # would find another graph.
+        and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+        and torch.is_grad_enabled()
+        and may_hook_saved_tensors()
+    )
 
 
 def _pack(tensor: Tensor) -> Any:

@@ -16,7 +16,7 @@ import model_compression_toolkit as mct
 from mct_quantizers.common.quant_info import QuantizationTarget
 from model_compression_toolkit.core.pytorch.data import batches_of
 from model_compression_toolkit.exporter import ParityReport, export
-from model_compression_toolkit.exporter.common.parity import OUTPUT, TensorParity, near_tie_bound
+from model_compression_toolkit.exporter.common.parity import DEFAULT_OUTPUT, OUTPUT, TensorParity, near_tie_bound
 from model_compression_toolkit.exporter.pytorch.parity import compare_onnx
 
 
@@ -170,6 +170,13 @@ def test_an_output_that_is_not_a_number_is_a_divergence():
     assert report.first_divergence == OUTPUT
 
 
+@pytest.mark.parametrize(("error", "expected"), [(0.02, None), (0.021, DEFAULT_OUTPUT), (np.nan, DEFAULT_OUTPUT)])
+def test_a_default_session_beyond_its_tolerance_is_a_divergence(error, expected):
+    report = ParityReport((WEIGHT,), 10, 1000, 50, default_session_error=float(error), default_session_tolerance=0.02)
+    assert report.first_divergence == expected
+    assert report.passed == (expected is None)
+
+
 def rendered(report):
     stream = io.StringIO()
     Console(file=stream, width=100).print(report.render())
@@ -177,13 +184,13 @@ def rendered(report):
 
 
 def test_the_report_reads_as_text_table_and_json():
-    report = ParityReport((WEIGHT, ACTIVATION), 10, 1234, 50, 1.0, 0.9, 0.001, 0.002)
+    report = ParityReport((WEIGHT, ACTIVATION), 10, 1234, 50, 1.0, 0.9, 0.001, 0.002, 0.0, 0.01, 0.02)
     assert str(report).splitlines() == [
         "Parity passed: the file computes what the model computes",
         "  1 weights: 0 of 100 integers differ, by at most 0 steps",
         "  1 activations: 0 of 1,000 integers differ, by at most 0 steps",
         "  outputs over 10 samples, largest difference: 0.001",
-        "    in a session with default optimizations: 0.002",
+        "    in a session with default optimizations: 0.002 (error 0.01, allowed 0.02)",
         "  same class: 100.00% of the samples, 90.00% with default optimizations",
         "  file: 1,234 bytes; integers of the weights, packed: 50 bytes",
     ]

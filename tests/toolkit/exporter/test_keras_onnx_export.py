@@ -500,3 +500,29 @@ def test_quantizers_without_a_grid_are_refused_by_name(quantizer, words):
     x = keras.Input((4,))
     with pytest.raises(ValueError, match=words):
         export_onnx(keras.Model(x, KerasActivationQuantizationHolder(quantizer)(x)))
+
+
+@pytest.mark.parametrize(
+    "activation",
+    [
+        lambda: layers.PReLU(alpha_initializer="random_uniform"),
+        lambda: layers.PReLU(alpha_initializer="random_uniform", shared_axes=[1, 2]),
+        lambda: layers.LeakyReLU(0.1),
+        lambda: layers.ReLU(6.0, negative_slope=0.1),
+        lambda: layers.ELU(0.5),
+        layers.Softmax,
+        lambda: layers.Activation(layers.Activation("silu")),
+    ],
+)
+def test_a_layer_may_be_the_activation_function_of_another(activation, tmp_path):
+    x = keras.Input(SHAPE)
+    # Keras builds a layer inside another one in the first call with numbers.
+    inner, behind = activation(), activation()
+    inner.build((None, 6, 6, 6))
+    behind.build((None, 4, 4, 6))
+    y = held(wrapped(layers.Conv2D(6, 3, activation=inner, name="conv"), held(x)))
+    y = held(layers.Activation(behind)(wrapped(layers.DepthwiseConv2D(3, name="deep"), y, axis=-2)))
+    model = keras.Model(x, wrapped(layers.Dense(3, name="head"), layers.Flatten()(y)))
+    report = compare_onnx(model, saved(model, tmp_path), [(images(),)])
+    assert report.passed
+    assert report.max_output_difference < 1e-4

@@ -788,7 +788,7 @@ def test_each_activation_function_is_proven(tmp_path):
     assert report.passed, str(report)
 
 
-def test_a_bias_too_large_for_its_scale_is_named():
+def test_a_layer_whose_bias_does_not_fit_is_computed_in_float(tmp_path):
     inputs, x = image((20,))
     layer = L.Dense(1, name="tiny")
     layer(x)
@@ -796,8 +796,28 @@ def test_a_bias_too_large_for_its_scale_is_named():
     layer.bias.assign([3.0])
     quantizer = keras_quantizers.WeightsSymmetricInferableQuantizer(8, [1e-12], False)
     wrapper = KerasQuantizationWrapper(layer, {"kernel": quantizer}, name="tiny")
-    with pytest.raises(ValueError, match=r"bias of the layer of tiny\.kernel does not fit in 32 bits"):
-        export_litert(keras.Model(inputs, signed(4.0)(wrapper(x))))
+    model = keras.Model(inputs, signed(4.0)(wrapper(x)))
+    notes: list[str] = []
+    path = tmp_path / "model.tflite"
+    path.write_bytes(export_litert(model, notes))
+    assert len(notes) == 1
+    assert "layer of tiny.kernel is computed in float" in notes[0]
+    report = compare_litert(model, path, [samples(model)])
+    assert report.passed
+    assert report.max_output_difference == 0.0
+
+
+@pytest.mark.parametrize("highest", [1e-9, 1e-3, 5.9, 6.1])
+def test_activations_far_below_the_end_of_relu6(tmp_path, highest):
+    inputs = keras.Input((8, 8, 3))
+    x = uniform(0.0, highest)(inputs)
+    x = uniform(0.0, highest)(wrapped(L.Conv2D(4, 3, activation="relu6", name="fused"), x))
+    x = uniform(0.0, highest)(L.ReLU(6.0)(L.Add()([x, x])))
+    model = keras.Model(inputs, x)
+    path, _ = exported(model, tmp_path)
+    data = tuple(highest * np.abs(item) for item in samples(model))
+    report = compare_litert(model, path, [data])
+    assert report.passed
 
 
 def test_quantizers_that_are_not_on_a_grid_are_refused():

@@ -212,10 +212,16 @@ def _enable_again(quantizer: nn.Module, incompatible_keys: Any) -> None:
         quantizer.enable_custom_impl()
 
 
+def _check_channels(inputs: Tensor, axis: int | None, num_channels: int) -> None:
+    """As `check_channels`; in a trace of `torch.jit`, where sizes are tensors, what ran before has checked them."""
+    if not torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+        check_channels(inputs.shape, axis, num_channels)
+
+
 @torch.fx.wrap
 def _lut_quantize(inputs: Tensor, threshold: Tensor, levels: Tensor, boundaries: Tensor, grid: FineGrid) -> Tensor:
     """One node of a symbolic trace: the checks need a tensor, not its stand-in."""
-    check_channels(inputs.shape, grid.axis, threshold.numel())
+    _check_channels(inputs, grid.axis, threshold.numel())
     values = torch_ops.to_compute_dtype(inputs.detach())
     # float64 is computed in float64; for all else this is no copy.
     threshold, levels, boundaries = (tensor.to(values.dtype) for tensor in (threshold, levels, boundaries))
@@ -229,7 +235,7 @@ def _fake_quantize(
 ) -> Tensor:
     """One node of a symbolic trace: the checks need a tensor, not its stand-in."""
     torch_ops.check_floating_point(inputs)
-    check_channels(inputs.shape, axis, scale.numel())
+    _check_channels(inputs, axis, scale.numel())
     aligned = arithmetic.broadcast_shape(inputs.dim(), axis)
     zero_point = None if zero_point is None else zero_point.view(aligned)
     return kernels.fake_quantize(inputs, scale.view(aligned), zero_point, quant_min, quant_max)

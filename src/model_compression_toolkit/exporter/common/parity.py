@@ -14,10 +14,13 @@ from rich.text import Text
 
 from mct_quantizers.common.quant_info import QuantizationTarget
 
-__all__ = ["OUTPUT", "VALUE_TOLERANCE", "Compared", "ParityReport", "TensorParity", "near_tie_bound"]
+__all__ = ["DEFAULT_OUTPUT", "OUTPUT", "VALUE_TOLERANCE", "Compared", "ParityReport", "TensorParity", "near_tie_bound"]
 
 OUTPUT = "output"
 """Name under which the model's outputs count as a divergence."""
+
+DEFAULT_OUTPUT = "output in a session with default optimizations"
+"""Name under which a difference counts that only the engine's optimizations make."""
 
 OUTPUT_TOLERANCE = 1e-3
 VALUE_TOLERANCE = 1e-5
@@ -115,6 +118,9 @@ class ParityReport:
         default_session_max_output_difference: the same with the engine as it comes.
         replayed_output_difference: greatest difference of an output given the same integers, relative to the output's
             greatest magnitude: what lies behind the last quantized tensor.
+        default_session_error: root of the mean squared difference of an output with the engine as it comes, relative to
+            that of the output.
+        default_session_tolerance: what it may be; see `default_session.py`.
         not_compared: the quantized tensors that `tensors` leaves out, each with the reason.
     """
 
@@ -127,20 +133,27 @@ class ParityReport:
     max_output_difference: float = 0.0
     default_session_max_output_difference: float = 0.0
     replayed_output_difference: float = 0.0
+    default_session_error: float = 0.0
+    default_session_tolerance: float = 0.0
     not_compared: tuple[str, ...] = ()
 
     @property
     def first_divergence(self) -> str | None:
-        """Name of the first tensor where the file computes something else, `OUTPUT` after the last; None if nowhere."""
+        """Name of the first tensor where the file computes something else; None if nowhere.
+
+        `OUTPUT` where it does after the last tensor, `DEFAULT_OUTPUT` where only the engine's optimizations do.
+        """
         for tensor in self.tensors:
             if tensor.diverges:
                 return tensor.name
         # A NaN is a difference too.
-        return None if self.replayed_output_difference <= OUTPUT_TOLERANCE else OUTPUT
+        if not self.replayed_output_difference <= OUTPUT_TOLERANCE:
+            return OUTPUT
+        return None if self.default_session_error <= self.default_session_tolerance else DEFAULT_OUTPUT
 
     @property
     def passed(self) -> bool:
-        """Whether the file computes what the model computes."""
+        """Whether the file computes what the model computes, code by code and in the engine as it comes."""
         return self.first_divergence is None
 
     def to_dict(self) -> dict[str, Any]:
@@ -186,7 +199,9 @@ class ParityReport:
             yield f"  not compared: {name}"
         if self.num_samples:
             yield f"  outputs over {self.num_samples:,} samples, largest difference: {self.max_output_difference:.3g}"
-            yield f"    in a session with default optimizations: {self.default_session_max_output_difference:.3g}"
+            allowed = f"error {self.default_session_error:.2g}, allowed {self.default_session_tolerance:.2g}"
+            largest = self.default_session_max_output_difference
+            yield f"    in a session with default optimizations: {largest:.3g} ({allowed})"
         if self.argmax_agreement is not None and self.default_session_argmax_agreement is not None:
             default = f"{self.default_session_argmax_agreement:.2%} with default optimizations"
             yield f"  same class: {self.argmax_agreement:.2%} of the samples, {default}"

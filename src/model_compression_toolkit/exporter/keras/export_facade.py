@@ -59,9 +59,10 @@ def export(
             f"`path` must end with .keras for this model, whose own code computes it. Received: {target.name}. Other "
             f"formats need a graph of calls: {'; '.join(plan_of(model).notes)}"
         )
+    notes: list[str] = []
     write = _write_keras if file_format is ExportFormat.KERAS else _write
-    parity = write(model, target, file_format, verify)
-    report = ExportReport(target, file_format, target.stat().st_size, (), parity)
+    parity = write(model, target, file_format, verify, notes)
+    report = ExportReport(target, file_format, target.stat().st_size, tuple(notes), parity)
     return finish(report, quiet)
 
 
@@ -88,7 +89,9 @@ def check_frozen(model: keras.Model) -> None:
             raise ValueError("`model` is still in quantization-aware training: `finalize` it first.")
 
 
-def _write(model: keras.Model, target: Path, file_format: ExportFormat, verify: Any) -> ParityReport | None:
+def _write(
+    model: keras.Model, target: Path, file_format: ExportFormat, verify: Any, notes: list[str]
+) -> ParityReport | None:
     name = "onnx" if file_format is ExportFormat.ONNX else "litert"
     needed_by = f"export to .{file_format.value}"
     exporter = import_optional(f"{_ROOM}.{name}_export", needed_by=needed_by)
@@ -101,7 +104,7 @@ def _write(model: keras.Model, target: Path, file_format: ExportFormat, verify: 
         if file_format is ExportFormat.ONNX:
             content = exporter.export_onnx(model, plan_of(model)).SerializeToString()
         else:
-            content = exporter.export_litert(model)
+            content = exporter.export_litert(model, notes)
     write_atomically(target, lambda file: file.write(content))
     if batches is None:
         return None
@@ -109,8 +112,10 @@ def _write(model: keras.Model, target: Path, file_format: ExportFormat, verify: 
     return _by_plan_names(compared, model)
 
 
-def _write_keras(model: keras.Model, target: Path, file_format: ExportFormat, verify: Any) -> ParityReport | None:
-    del file_format
+def _write_keras(
+    model: keras.Model, target: Path, file_format: ExportFormat, verify: Any, notes: list[str]
+) -> ParityReport | None:
+    del file_format, notes
     batches = None if verify is None else batches_of(verify)
     content = _keras_content(model)
     write_atomically(target, lambda file: file.write(content))

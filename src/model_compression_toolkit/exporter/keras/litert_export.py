@@ -24,7 +24,7 @@ from model_compression_toolkit.exporter.keras.litert_rewriting import Rewriting
 __all__ = ["checked_graph", "export_litert"]
 
 
-def export_litert(model: keras.Model) -> bytes:
+def export_litert(model: keras.Model, notes: list[str] | None = None) -> bytes:
     """Export a frozen model to LiteRT. Needs the TensorFlow backend.
 
     Products with a weight, additions, differences, multiplications, means, ReLU and concatenations whose inputs and
@@ -35,13 +35,15 @@ def export_litert(model: keras.Model) -> bytes:
 
     Weights are stored as int8, per channel or per tensor, with their codes less their zero points. Codes of fewer than
     8 bits are multiplied by a power of two and the scale divided by it, because a bias is an int32 in steps of the
-    accumulator, which would be coarse. Activations are stored with their codes shifted to begin at -128; of those of
+    accumulator, which would be coarse. Where a bias does not fit in 32 bits of such steps, its layer is computed in
+    float. Activations are stored with their codes shifted to begin at -128; of those of
     fewer than 8 bits what lies above their range is cut off. The tensors in the file have the names of `weight_name`
     and of the holders' calls. All values and scales are those of the model, bit for bit; only a channel of zeros may
     get another scale.
 
     Args:
         model: a functional or sequential model whose quantizers are all inferable; it is not changed.
+        notes: takes in what a reader of the file should know.
 
     Raises:
         TypeError: `model` is no `keras.Model`.
@@ -51,7 +53,15 @@ def export_litert(model: keras.Model) -> bytes:
     graph = checked_graph(model)
     numbers = Numbers()
     content = _float_file(numbered_model(graph, numbers))
-    return Rewriting(content, numbers, graph.input_names).result()
+    rewriting = Rewriting(content, numbers, graph.input_names)
+    result = rewriting.result()
+    if notes is not None:
+        notes += [
+            f"the layer of {name} is computed in float: its bias does not fit in 32 bits in steps of input scale times "
+            "weight scale. A larger threshold of the weight gives it an integer kernel"
+            for name in rewriting.float_layers
+        ]
+    return result
 
 
 def checked_graph(model: Any) -> Graph:

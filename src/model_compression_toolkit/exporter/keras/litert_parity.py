@@ -23,8 +23,10 @@ from model_compression_toolkit.core.common.progress import track
 from model_compression_toolkit.core.keras.data import Batch
 from model_compression_toolkit.core.keras.graph import Call, Graph, Value, evaluated
 from model_compression_toolkit.core.keras.surgery import names_of, plan_of
+from model_compression_toolkit.exporter.common.default_session import DefaultSession
 from model_compression_toolkit.exporter.common.output_comparison import OutputComparison
 from model_compression_toolkit.exporter.common.parity import ParityReport, TensorParity
+from model_compression_toolkit.exporter.keras.disturbance import disturbed
 from model_compression_toolkit.exporter.keras.litert_export import checked_graph
 from model_compression_toolkit.exporter.keras.litert_schema import (
     INT8_MIN,
@@ -67,14 +69,15 @@ def compare_litert(model: keras.Model, path: Path, batches: Iterable[Batch]) -> 
     for file in (plain, default):
         file.check_ends(len(graph.inputs), len(graph.outputs))
     replay = _Replay(plain)
-    free_outputs, default_outputs, replayed_outputs = OutputComparison(), OutputComparison(), OutputComparison()
+    free_outputs, replayed_outputs = OutputComparison(), OutputComparison()
+    default_session = DefaultSession(lambda: _run(graph, batch, _disturbed))
     num_samples = 0
     for batch in track(_pieces(batches), "Comparing file and model"):
         num_samples += len(batch[0])
         expected = _run(graph, batch, lambda call, x: call.operation(x))
         received = plain.run(batch)
         free_outputs.compare(received, expected, len(batch[0]))
-        default_outputs.compare(default.run(batch), expected, len(batch[0]))
+        default_session.compare(default.run(batch), expected, len(batch[0]))
         replayed_outputs.compare(received, _run(graph, batch, replay.quantize), len(batch[0]))
     weights = list(_weights_of(graph, plain))
     tensors = [*weights, *(tally.report() for tally in replay.tallies.values())]
@@ -88,12 +91,19 @@ def compare_litert(model: keras.Model, path: Path, batches: Iterable[Batch]) -> 
         file_size=len(content),
         weight_bytes=sum(sizes),
         argmax_agreement=free_outputs.agreement,
-        default_session_argmax_agreement=default_outputs.agreement,
+        default_session_argmax_agreement=default_session.outputs.agreement,
         max_output_difference=free_outputs.largest,
-        default_session_max_output_difference=default_outputs.largest,
+        default_session_max_output_difference=default_session.outputs.largest,
         replayed_output_difference=replayed_outputs.relative,
+        default_session_error=default_session.outputs.error,
+        default_session_tolerance=default_session.tolerance,
         not_compared=tuple(f"{planned.get(name, name)}, which the file does not hold" for name in absent),
     )
+
+
+def _disturbed(call: Call, x: Any) -> Any:
+    noisy = disturbed(call, x)
+    return call.operation(x) if noisy is None else noisy
 
 
 class _LiteRTFile:

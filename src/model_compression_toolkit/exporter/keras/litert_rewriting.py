@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from model_compression_toolkit.exporter.common.bias import fits_accumulator
 from model_compression_toolkit.exporter.keras.litert_codes import TensorCodes
 from model_compression_toolkit.exporter.keras.litert_flatbuffer import Flatbuffer
 from model_compression_toolkit.exporter.keras.litert_numbers import Numbers
@@ -30,6 +31,10 @@ __all__ = ["Rewriting"]
 
 Array = npt.NDArray[Any]
 
+_FUSED_RELU, _FUSED_RELU6 = 1, 3
+"""Activation functions of an operator, as numbered in the schema of the format."""
+_RELU6_END = 6.0
+
 
 class Rewriting:
     """Turns the float file into one of integers.
@@ -38,6 +43,9 @@ class Rewriting:
         content: the float file.
         numbers: what its numbers stand for.
         input_names: names of the model's inputs, in their order.
+
+    Attributes:
+        float_layers: names of the weights whose layers are computed in float, because their biases do not fit.
     """
 
     def __init__(self, content: bytes, numbers: Numbers, input_names: Sequence[str]) -> None:
@@ -45,13 +53,14 @@ class Rewriting:
         self._numbers = numbers
         self._codes = TensorCodes(self._file, numbers)
         self._named: set[int] = set()
+        self.float_layers: list[str] = []
 
     def result(self) -> bytes:
         """The file of integers.
 
         Raises:
-            ValueError: the converter did not take over a weight as it is, the scale of one varies along several axes,
-                or a bias does not fit in 32 bits.
+            ValueError: the converter did not take over a weight as it is, or the scale of one varies along several
+                axes.
         """
         self._remove_barriers()
         self._place_weights()
@@ -155,8 +164,23 @@ class Rewriting:
         if inputs is None or grid is None:
             return False
         operator.inputs = inputs
-        self._codes.integers[output] = self._codes.append(operator, output, grid), grid
+        code = self._without_idle_clipping(operator, code, grid)
+        self._codes.integers[output] = self._codes.append(operator, output, grid, code), grid
         return True
+
+    def _without_idle_clipping(self, operator: Operator, code: Code | None, grid: Grid) -> Code | None:
+        """The operator without an upper end that lies above its grid, where codes saturate before.
+
+        Kernels count that end in steps of the grid as an int32, and refuse a file in which it overflows.
+        """
+        highest = (grid.high - grid.zero_point) * grid.scale[0]
+        if highest > _RELU6_END:
+            return code
+        if code is Code.RELU6:
+            return Code.RELU
+        if getattr(operator.builtinOptions, "fusedActivationFunction", 0) == _FUSED_RELU6:
+            operator.builtinOptions.fusedActivationFunction = _FUSED_RELU
+        return code
 
     def _preserve(self, operator: Operator, code: Code) -> bool:
         position = PRESERVING[code]
@@ -190,20 +214,20 @@ class Rewriting:
             values = self._file.data(bias)
             if values is None or bias.type != TensorType.FLOAT32:
                 return None
-            inputs[places.bias] = self._bias(bias, values.view(np.float32), data[1], weight)
+            index = self._bias(bias, values.view(np.float32), data[1], weight[1])
+            if index is None:
+                self.float_layers.append(self._file.tensors[weight[0]].name.decode())
+                return None
+            inputs[places.bias] = index
         return inputs
 
-    def _bias(self, like: Any, values: Array, data: Grid, weight: tuple[int, Grid]) -> int:
+    def _bias(self, like: Any, values: Array, data: Grid, weight: Grid) -> int | None:
+        """The tensor of a bias in steps of the accumulator; None where it does not fit in 32 bits."""
         # In float32, as the runtime computes the scale of the accumulator.
-        scale = np.float32(data.scale[0]) * np.array(weight[1].scale, np.float32)
+        scale = np.float32(data.scale[0]) * np.array(weight.scale, np.float32)
+        if not fits_accumulator(values, scale):
+            return None
         codes = np.round(values.astype(np.float64) / scale.astype(np.float64))
-        if not (np.abs(codes) < 2.0**31).all():
-            name = self._file.tensors[weight[0]].name.decode()
-            raise ValueError(
-                f"The bias of the layer of {name} does not fit in 32 bits in steps of the accumulator, "
-                f"{float(scale.min())}. Its weight's scale is too small for it: raise the weight's threshold, or leave "
-                f"the layer in float. Received: a bias of up to {float(np.abs(values).max())}"
-            )
         index = self._file.add(like, Grid(tuple(scale.tolist())), codes.astype(np.int32))
         self._file.tensors[index].type = TensorType.INT32
         return index

@@ -2,15 +2,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """The activation functions of Keras in operators of ONNX."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 import keras
 import numpy as np
+from keras import layers
 
-from model_compression_toolkit.exporter.keras.onnx_site import Site
+from model_compression_toolkit.core.keras.graph import Call, Value
+from model_compression_toolkit.exporter.keras.onnx_site import Site, Translator
 
-__all__ = ["ACTIVATIONS", "activated", "clipped", "gelu", "leaky_relu", "softmax"]
+__all__ = ["ACTIVATIONS", "ACTIVATION_LAYERS", "activated", "clipped", "gelu", "leaky_relu", "softmax"]
+
+_INNER = "activation."
+"""What the names of the weights of a layer begin with that is an activation function."""
 
 Function = Callable[[Site, str], str]
 
@@ -26,14 +32,38 @@ def activated(site: Site, x: str, rank: int) -> str:
         return x
     if function in (keras.activations.softmax, keras.activations.log_softmax):
         return softmax(site, x, [-1], rank, is_log=function is keras.activations.log_softmax)
+    if type(function) in ACTIVATION_LAYERS:
+        return _of_layer(site, x, function)
     for name, translate in ACTIVATIONS.items():
         if function is getattr(keras.activations, name):
             return translate(site, x)
     return site.refuse(
         f"the activation function {getattr(function, '__name__', function)!r}",
-        f"Supported: {sorted([*ACTIVATIONS, 'linear', 'log_softmax', 'softmax'])}, without parameters of their own. "
+        f"Supported: {sorted([*ACTIVATIONS, 'linear', 'log_softmax', 'softmax'])}, without parameters of their own, "
+        f"and layers of the classes {sorted(cls.__name__ for cls in ACTIVATION_LAYERS)}. "
         "Write others with functions of `keras.ops`.",
     )
+
+
+def _of_layer(site: Site, x: str, layer: keras.layers.Layer) -> str:
+    """`x` after a layer that another one has for its activation function."""
+    value = Value(site.result.shape, site.result.dtype)
+    call = Call(site.name, site.call.path, layer, (value,), {})
+    call.outputs = [Value(site.result.shape, site.result.dtype, call)]
+    quantizers = {
+        key.removeprefix(_INNER): item for key, item in site.quantizers.items() if str(key).startswith(_INNER)
+    }
+    inner = dataclasses.replace(
+        site, call=call, operation=layer, quantizers=quantizers, names={value: x}, arguments={},
+        prefix=site.prefix + _INNER,
+    )  # fmt: skip
+    result = ACTIVATION_LAYERS[type(layer)](inner)
+    return result if isinstance(result, str) else result[0]
+
+
+def _listed(axis: Any) -> list[int]:
+    """An axis or several as a list."""
+    return [int(axis)] if isinstance(axis, int) else [int(item) for item in axis]
 
 
 def softmax(site: Site, x: str, axes: list[int], rank: int, is_log: bool = False) -> str:
@@ -108,4 +138,45 @@ ACTIVATIONS: dict[str, Function] = {
     "soft_shrink": _plain("Shrink", lambd=0.5, bias=0.5),
     "sparse_sigmoid": _plain("HardSigmoid", alpha=0.5, beta=0.5),
     "exponential": _plain("Exp"),
+}
+
+
+def _activation(site: Site) -> str:
+    return activated(site, site.x, site.rank)
+
+
+def _relu(site: Site) -> str:
+    layer = site.operation
+    slope, threshold, highest = float(layer.negative_slope), float(layer.threshold), layer.max_value
+    if threshold:
+        site.refuse(f"threshold={threshold}", "Write it with functions of `keras.ops`.")
+    x = leaky_relu(site, site.x, slope) if slope else site.x
+    if highest is None:
+        return x if slope else site.apply("Relu", x)
+    return clipped(site, x, None if slope else 0.0, float(highest))
+
+
+def _prelu(site: Site) -> str:
+    slope = site.weight("alpha")
+    if slope in site.builder.constants:
+        return site.apply("PRelu", site.x, slope)
+    return site.add("PRelu", site.x, slope)
+
+
+def _elu(site: Site) -> str:
+    return site.apply("Elu", site.x, alpha=float(site.operation.alpha))
+
+
+def _softmax(site: Site) -> str:
+    return softmax(site, site.x, _listed(site.operation.axis), site.rank)
+
+
+# Also as the activation function of another layer.
+ACTIVATION_LAYERS: dict[type, Translator] = {
+    layers.Activation: _activation,
+    layers.ReLU: _relu,
+    layers.LeakyReLU: lambda site: leaky_relu(site, site.x, site.operation.negative_slope),
+    layers.PReLU: _prelu,
+    layers.ELU: _elu,
+    layers.Softmax: _softmax,
 }

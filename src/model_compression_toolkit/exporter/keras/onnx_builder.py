@@ -49,10 +49,13 @@ class OnnxBuilder:
         return name if self._names[name] == 1 else self.unique(f"{name}:{self._names[name]}")
 
     def add_input(self, name: str, dtype: str, shape: Sequence[int | None]) -> str:
-        """An input of the graph; an axis without a size is open, the first one is called `batch`."""
-        axes = [
-            (f"{name}_axis_{axis}" if axis else "batch") if size is None else size for axis, size in enumerate(shape)
-        ]
+        """An input of the graph; an axis without a size is open, the first one of the first input is called `batch`.
+
+        Axes of other inputs have names of their own: engines take axes of one name for equal, and nothing says that
+        these are.
+        """
+        first = f"{name}_batch" if self._inputs else "batch"
+        axes = [(f"{name}_axis_{axis}" if axis else first) if size is None else size for axis, size in enumerate(shape)]
         name = self.unique(name)
         self._inputs.append(helper.make_tensor_value_info(name, element_type(dtype), axes))
         return name
@@ -131,7 +134,11 @@ class OnnxBuilder:
         return self.constant(np.transpose(full, np.argsort(perm)), f"{constant}/reordered")
 
     def finish(
-        self, outputs: Sequence[tuple[str, str, str, Sequence[int | None]]], metadata: Mapping[str, str], name: str
+        self,
+        outputs: Sequence[tuple[str, str, str, Sequence[int | None]]],
+        metadata: Mapping[str, str],
+        name: str,
+        edit: Callable[[onnx.GraphProto], None] = lambda graph: None,
     ) -> onnx.ModelProto:
         """The checked model.
 
@@ -139,6 +146,7 @@ class OnnxBuilder:
             outputs: of each output the value, its name in the model, its dtype and its shape.
             metadata: what the file says of itself.
             name: name of the graph.
+            edit: what is changed in the whole graph before it is checked.
         """
         infos = []
         for value, public, dtype, shape in outputs:
@@ -151,6 +159,7 @@ class OnnxBuilder:
         used = {x for node in self.nodes for x in node.input}
         initializers = [tensor for key, tensor in self._tensors.items() if key in used]
         graph = helper.make_graph(self.nodes, name, self._inputs, infos, initializers)
+        edit(graph)
         model = helper.make_model(
             graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=_IR_VERSION, producer_name="mct"
         )

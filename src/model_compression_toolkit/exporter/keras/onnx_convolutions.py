@@ -18,36 +18,17 @@ __all__ = ["CONVOLUTIONS", "product"]
 Array = npt.NDArray[Any]
 
 
-def product(
-    site: Site, op_type: str, inputs: list[str], bias: str | None, key: str, rank: int, **attributes: Any
-) -> str:
-    """A layer's product and its bias, as a default session of ONNX Runtime leaves them.
-
-    - A bias of Conv or Gemm is rounded to the product of the scales of input and weight. At 8 bits that is fine and the
-      price of integer kernels; below, the steps are coarse, the session has no such kernels, and the results would
-      differ for nothing.
-    - A float weight between quantized activations is rounded to 8 bits with one scale (since version 1.23). What stands
-      between the layer and the quantization of its output prevents that; the constant comes first, because a sum with
-      the constant behind is fused into the layer.
+def product(site: Site, op_type: str, inputs: list[str], bias: str | None, **attributes: Any) -> str:
+    """A layer's product with its bias, which `separate_biases` takes apart where it must be.
 
     Args:
         site: the call.
         op_type: Conv, ConvTranspose or Gemm.
         inputs: input and weight.
         bias: the bias, a constant with one number for each channel.
-        key: name of the weight.
-        rank: number of axes of the result, with channels on axis 1.
         attributes: attributes of the operator.
     """
-    is_integer = key in site.quantizers and hasattr(site.quantizers[key].params, "quant_min")
-    if not site.weights.has_grids or (is_integer and (bias is None or not site.weights.has_narrow_grids)):
-        return site.add(op_type, *inputs, *([] if bias is None else [bias]), **attributes)
-    result = site.add(op_type, *inputs, **attributes)
-    if bias is None:
-        # Changes no number. A sum with zero would be removed.
-        return site.add("Max", site.constant(np.float32(-np.inf), "lowest"), result)
-    aligned = site.builder.constants[bias].reshape(-1, *([1] * (rank - 2)))
-    return site.add("Add", site.builder.constant(aligned, f"{bias}/aligned"), result)
+    return site.add(op_type, *inputs, *([] if bias is None else [bias]), **attributes)
 
 
 def _convolution(site: Site) -> str:
@@ -58,7 +39,7 @@ def _convolution(site: Site) -> str:
     kernel = site.weight("kernel", _conv_kernel)
     bias = None if layer.bias is None else site.weight("bias")
     y = product(
-        site, "Conv", [x, kernel], bias, "kernel", site.rank,
+        site, "Conv", [x, kernel], bias,
         strides=strides, dilations=dilations, group=layer.groups, **pads,
     )  # fmt: skip
     return activated(site, _channels_back(site, y), site.rank)
@@ -75,7 +56,7 @@ def _separable(site: Site) -> str:
     y = _depthwise_product(site, "depthwise_kernel", None, spatial)
     kernel = site.weight("pointwise_kernel", _conv_kernel)
     bias = None if layer.bias is None else site.weight("bias")
-    y = product(site, "Conv", [y, kernel], bias, "pointwise_kernel", site.rank)
+    y = product(site, "Conv", [y, kernel], bias)
     return activated(site, _channels_back(site, y), site.rank)
 
 
@@ -85,9 +66,7 @@ def _depthwise_product(site: Site, key: str, bias: str | None, spatial: int) -> 
     channels = site.first.shape[_channel_axis(site)]
     pads = _pads(site, layer.padding, _each(layer.kernel_size, spatial), strides, dilations)
     inputs = [_channels_first(site), site.weight(key, _depthwise_kernel)]
-    return product(
-        site, "Conv", inputs, bias, key, site.rank, strides=strides, dilations=dilations, group=channels, **pads
-    )
+    return product(site, "Conv", inputs, bias, strides=strides, dilations=dilations, group=channels, **pads)
 
 
 def _transposed_convolution(site: Site) -> str:
@@ -112,7 +91,7 @@ def _transposed_convolution(site: Site) -> str:
     kernel = site.weight("kernel", _conv_kernel)
     bias = None if layer.bias is None else site.weight("bias")
     y = product(
-        site, "ConvTranspose", [x, kernel], bias, "kernel", site.rank,
+        site, "ConvTranspose", [x, kernel], bias,
         strides=strides, dilations=dilations, pads=before + after, output_padding=longer,
     )  # fmt: skip
     return activated(site, _channels_back(site, y), site.rank)

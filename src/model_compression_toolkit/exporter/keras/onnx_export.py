@@ -19,6 +19,7 @@ from model_compression_toolkit.core.keras.reading import graph_of, is_functional
 from model_compression_toolkit.core.keras.sublayers import sublayers
 from model_compression_toolkit.core.keras.surgery import names_of, plan_of
 from model_compression_toolkit.exporter.common.inspect import plan_metadata
+from model_compression_toolkit.exporter.common.onnx_biases import separate_biases
 from model_compression_toolkit.exporter.keras.onnx_builder import OPSET, OnnxBuilder
 from model_compression_toolkit.exporter.keras.onnx_operators import translator_of
 from model_compression_toolkit.exporter.keras.onnx_quantization import activation, params_of
@@ -106,7 +107,6 @@ class _Translator:
     names: dict[Value, str] = field(default_factory=dict)
 
     def run(self, metadata: Mapping[str, str]) -> Translation:
-        self._find_grids()
         for name, value in zip(self.graph.input_names, keras.tree.flatten(self.graph.inputs), strict=True):
             _check_dtype(value, name)
             self.names[value] = self.builder.add_input(name, value.dtype, value.shape)
@@ -121,18 +121,19 @@ class _Translator:
             for value, result in zip(call.outputs, [results] if isinstance(results, str) else results, strict=True):
                 self.names[value] = result
         outputs = keras.tree.flatten(self.graph.outputs)
-        public = ["output"] if len(outputs) == 1 else [f"output_{index}" for index in range(len(outputs))]
+        public = _output_names(self.graph.outputs)
         ends = [
             (self.names[value], name, value.dtype, value.shape) for name, value in zip(public, outputs, strict=True)
         ]
-        model = self.builder.finish(ends, metadata, self.graph.name)
-        return Translation(model, self.graph, self.weights.records, self.activations)
+        # Whether layers have to keep their biases apart depends on all the grids of the model.
+        grids = [params for call in self.graph.calls for params in _params(call) if isinstance(params, QuantParams)]
 
-    def _find_grids(self) -> None:
-        """Whether layers have to keep their biases apart depends on all the grids of the model."""
-        found = [params for call in self.graph.calls for params in _params(call) if isinstance(params, QuantParams)]
-        self.weights.has_grids = bool(found)
-        self.weights.has_narrow_grids = any(params.num_bits < 8 for params in found)
+        def edit(graph: onnx.GraphProto) -> None:
+            if grids:
+                separate_biases(graph, of_integers=any(grid.num_bits < 8 for grid in grids))
+
+        model = self.builder.finish(ends, metadata, self.graph.name, edit)
+        return Translation(model, self.graph, self.weights.records, self.activations)
 
     def _translated(self, call: Call) -> str | list[str]:
         operation, quantizers, arguments = call.operation, {}, call.kwargs
@@ -166,6 +167,16 @@ class _Translator:
         result = activation(self.builder, self.names[x], params, use)
         self.activations[call.name] = ActivationRecord(use, params, self.builder.view(result)[1])
         return result
+
+
+def _output_names(outputs: Any) -> list[str]:
+    """`output`, or `output_0`, `output_1`, …; the keys of outputs that have some."""
+    paths = [path for path, _ in keras.tree.flatten_with_path(outputs)]
+    if isinstance(outputs, dict):
+        names = ["_".join(map(str, path)) for path in paths]
+        if len(set(names)) == len(names):
+            return names
+    return ["output"] if len(paths) == 1 else [f"output_{index}" for index in range(len(paths))]
 
 
 def _planned_names(model: keras.Model) -> dict[tuple[str, str], str]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from keras import layers
 
-from model_compression_toolkit.exporter.keras.onnx_activations import activated, clipped, leaky_relu, softmax
+from model_compression_toolkit.exporter.keras.onnx_activations import ACTIVATION_LAYERS, activated
 from model_compression_toolkit.exporter.keras.onnx_convolutions import CONVOLUTIONS, product
 from model_compression_toolkit.exporter.keras.onnx_images import IMAGE_LAYERS
 from model_compression_toolkit.exporter.keras.onnx_normalizations import NORMALIZING_LAYERS
@@ -29,7 +29,7 @@ def _dense(site: Site) -> str:
     kernel = site.weight("kernel")
     bias = None if layer.bias is None else site.weight("bias")
     if site.rank == 2:
-        y = product(site, "Gemm", [site.x, kernel], bias, "kernel", site.rank)
+        y = product(site, "Gemm", [site.x, kernel], bias)
     else:
         y = site.add("MatMul", site.x, kernel)
         if bias is not None:
@@ -124,36 +124,6 @@ def _operands(site: Site) -> list[str]:
     return [site.operand(value, site.result.dtype) for value in values]
 
 
-def _activation(site: Site) -> str:
-    return activated(site, site.x, site.rank)
-
-
-def _relu(site: Site) -> str:
-    layer = site.operation
-    slope, threshold, highest = float(layer.negative_slope), float(layer.threshold), layer.max_value
-    if threshold:
-        site.refuse(f"threshold={threshold}", "Write it with functions of `keras.ops`.")
-    x = leaky_relu(site, site.x, slope) if slope else site.x
-    if highest is None:
-        return x if slope else site.apply("Relu", x)
-    return clipped(site, x, None if slope else 0.0, float(highest))
-
-
-def _prelu(site: Site) -> str:
-    slope = site.weight("alpha")
-    if slope in site.builder.constants:
-        return site.apply("PRelu", site.x, slope)
-    return site.add("PRelu", site.x, slope)
-
-
-def _elu(site: Site) -> str:
-    return site.apply("Elu", site.x, alpha=float(site.operation.alpha))
-
-
-def _softmax(site: Site) -> str:
-    return softmax(site, site.x, _listed(site.operation.axis), site.rank)
-
-
 def _rescaling(site: Site) -> str:
     layer = site.operation
     scale, offset = (np.asarray(as_array(value), np.float32) for value in (layer.scale, layer.offset))
@@ -171,10 +141,6 @@ def _pairs(value: Any) -> list[tuple[int, int]]:
     """The sizes at both ends of each axis; one-dimensional layers have one pair."""
     items = list(value)
     return [(int(items[0]), int(items[1]))] if isinstance(items[0], int) else [(int(a), int(b)) for a, b in items]
-
-
-def _listed(axis: Any) -> list[int]:
-    return [int(axis)] if isinstance(axis, int) else [int(item) for item in axis]
 
 
 def _flatten(site: Site) -> str:
@@ -211,11 +177,6 @@ LAYERS: dict[type, Translator] = {
     layers.Minimum: _merge("Min"),
     layers.Average: _average,
     layers.Concatenate: _concatenate,
-    layers.Activation: _activation,
-    layers.ReLU: _relu,
-    layers.LeakyReLU: lambda site: leaky_relu(site, site.x, site.operation.negative_slope),
-    layers.PReLU: _prelu,
-    layers.ELU: _elu,
-    layers.Softmax: _softmax,
+    **ACTIVATION_LAYERS,
     layers.Rescaling: _rescaling,
 }  # fmt: skip

@@ -18,9 +18,12 @@ from mct_quantizers.common.quant_info import QuantizationTarget
 from mct_quantizers.common.quant_params import QuantParams
 from model_compression_toolkit.core.common.progress import track
 from model_compression_toolkit.core.keras.graph import Call, Graph, Value, evaluated
+from model_compression_toolkit.exporter.common.default_session import DefaultSession
 from model_compression_toolkit.exporter.common.output_comparison import OutputComparison
 from model_compression_toolkit.exporter.common.parity import Compared, ParityReport, TensorParity
+from model_compression_toolkit.exporter.common.pieces import pieces_of
 from model_compression_toolkit.exporter.common.sorted_table import sorted_table
+from model_compression_toolkit.exporter.keras.disturbance import disturbed
 from model_compression_toolkit.exporter.keras.onnx_export import ActivationRecord, Translation, translate
 from model_compression_toolkit.exporter.keras.onnx_quantization import file_params
 from model_compression_toolkit.exporter.keras.onnx_runs import OnnxFile
@@ -30,8 +33,6 @@ __all__ = ["compare_onnx"]
 
 Array = npt.NDArray[Any]
 Batch = tuple[Array, ...]
-
-_BATCH_SIZE = 64
 
 
 def compare_onnx(model: keras.Model, path: Path, batches: Iterable[Batch]) -> ParityReport:
@@ -50,7 +51,8 @@ def compare_onnx(model: keras.Model, path: Path, batches: Iterable[Batch]) -> Pa
     translation = translate(model)
     file = OnnxFile(path)
     replay = _Replay(translation.activations)
-    plain, default, forced = OutputComparison(), OutputComparison(), OutputComparison()
+    plain, forced = OutputComparison(), OutputComparison()
+    default = DefaultSession(lambda: _run(translation.graph, batch, disturbed))
     num_samples = 0
     for batch, count in track(_pieces(batches, file), "Comparing file and model"):
         num_samples += count
@@ -69,10 +71,12 @@ def compare_onnx(model: keras.Model, path: Path, batches: Iterable[Batch]) -> Pa
         file_size=path.stat().st_size,
         weight_bytes=sum(_packed_bytes(record) for record in translation.weights.values()),
         argmax_agreement=plain.agreement,
-        default_session_argmax_agreement=default.agreement,
+        default_session_argmax_agreement=default.outputs.agreement,
         max_output_difference=plain.largest,
-        default_session_max_output_difference=default.largest,
+        default_session_max_output_difference=default.outputs.largest,
         replayed_output_difference=forced.relative,
+        default_session_error=default.outputs.error,
+        default_session_tolerance=default.tolerance,
         not_compared=tuple(f"{name}, on which nothing in the file depends" for name in names if name not in found),
     )
 
@@ -231,7 +235,6 @@ def _packed_bytes(record: WeightRecord) -> int:
 
 def _pieces(batches: Iterable[Batch], file: OnnxFile) -> Iterator[tuple[Batch, int]]:
     """Batches of a size that the file takes, each with the number of samples that matter."""
-    size = file.batch_size or _BATCH_SIZE
     for items in batches:
         if len(items) != len(file.input_dtypes):
             raise ValueError(
@@ -239,14 +242,7 @@ def _pieces(batches: Iterable[Batch], file: OnnxFile) -> Iterator[tuple[Batch, i
                 f"Received: {len(items)}"
             )
         batch = tuple(np.asarray(item).astype(dtype) for item, dtype in zip(items, file.input_dtypes, strict=True))
-        total = len(batch[0])
-        for start in range(0, total, size):
-            piece = tuple(item[start : start + size] for item in batch)
-            count = len(piece[0])
-            if file.batch_size is not None and count < size:
-                # Filled up with samples again, because the file takes one size only.
-                piece = tuple(item[np.arange(size) % count] for item in piece)
-            yield piece, count
+        yield from pieces_of(batch, file.batch_size)
 
 
 def _aligned(vector: Array, axis: int | None, rank: int) -> Array:

@@ -15,6 +15,7 @@ from onnx import helper, numpy_helper
 from mct_quantizers.common.arithmetic import broadcast_shape
 from mct_quantizers.common.lookup_table import LookupTable
 from mct_quantizers.common.quant_params import QuantParams
+from model_compression_toolkit.exporter.common.bias import same_scales
 from model_compression_toolkit.exporter.common.sorted_table import search_constants, sorted_table, table_constants
 from model_compression_toolkit.exporter.keras.onnx_quantization import CODES, shifted
 
@@ -84,7 +85,7 @@ class OnnxFile:
     @property
     def batch_size(self) -> int | None:
         """The only batch size that the file takes; None if it takes any."""
-        shape = self._default.get_inputs()[0].shape
+        shape = next((value.shape for value in self._default.get_inputs() if value.shape), None)
         return shape[0] if shape and isinstance(shape[0], int) else None
 
     @property
@@ -135,8 +136,9 @@ class OnnxFile:
         if node is None:
             return False
         scale, stored = (self._constants[key].reshape(-1) for key in node.input[1:3])
+        expected, codes = params.scale.astype(np.float32), self.codes.get(name)
         return (
-            np.array_equal(scale, params.scale.astype(np.float32))
+            (np.array_equal(scale, expected) if codes is None else same_scales(scale, expected, codes, axis))
             and np.array_equal(stored.astype(np.int32), zero_point)
             and _axis(node) == axis
         )
@@ -144,9 +146,11 @@ class OnnxFile:
     def _centered(self, name: str, codes: Array) -> Array:
         node = self._dequantizers.get(name)
         if node is None:
-            return codes.astype(np.int32)
+            return np.asarray(codes, np.int32)
         zero_point = self._constants[node.input[2]].astype(np.int32)
-        return codes.astype(np.int32) - zero_point.reshape(broadcast_shape(codes.ndim, _axis(node)))
+        centered = np.asarray(codes, np.int32) - zero_point.reshape(broadcast_shape(codes.ndim, _axis(node)))
+        # Without axes NumPy would make a number of it.
+        return np.asarray(centered)
 
     def _feeds(self, batch: tuple[Array, ...]) -> dict[str, Array]:
         return {value.name: item for value, item in zip(self._default.get_inputs(), batch, strict=True)}

@@ -49,14 +49,10 @@ class Weights:
 
     Attributes:
         records: the quantized ones, by name.
-        has_grids: whether any tensor of the model is quantized to integers.
-        has_narrow_grids: whether any of them has fewer than 8 bits.
     """
 
     records: dict[str, WeightRecord] = field(default_factory=dict)
     written: dict[str, str] = field(default_factory=dict)
-    has_grids: bool = False
-    has_narrow_grids: bool = False
 
 
 @dataclass(slots=True)

@@ -3,7 +3,7 @@
 """Write a frozen PyTorch model to a file, prove that the file computes what the model computes, load it back."""
 
 from collections.abc import Iterator
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,8 @@ from model_compression_toolkit.exporter.pytorch.frozen_parity import compare_fro
 __all__ = ["export", "load"]
 
 FORMATS = (ExportFormat.ONNX, ExportFormat.SAFETENSORS)
+_PEEKED = 2
+"""Batches of `verify` that are looked at for axes of several sizes."""
 _ROOM = "model_compression_toolkit.exporter.pytorch"
 
 
@@ -39,7 +41,8 @@ def export(
         path: where to write; the suffix tells the format: .onnx (standard ONNX, runs without this package) or
             .safetensors (packed integers, loads back into the float architecture).
         example: inputs as for calibration, of which the first batch is used; .onnx needs it where `verify` is not
-            given.
+            given. In .onnx the batch size is open, and so are axes whose sizes differ between this batch and the first
+            two of `verify`, where the model works with several sizes.
         verify: inputs as for calibration, on all of which file and model are compared. For .safetensors the integers of
             the weights are read back and compared, on no inputs.
         quiet: whether to print nothing.
@@ -94,13 +97,12 @@ def _export_onnx(
         # Before the work, so that a missing engine is told at once.
         parity = import_optional(f"{_ROOM}.parity", needed_by="export with verify")
         batches = (positional_batch(model, batch) for batch in batches_of(verify))
-    if example is not None:
-        first = positional_batch(model, next(batches_of(example)))
-    elif batches is not None:
-        first = next(batches)
-        batches = chain([first], batches)
+    seen = [] if batches is None else list(islice(batches, _PEEKED))
+    batches = None if batches is None else chain(seen, batches)
+    given = [] if example is None else [positional_batch(model, next(batches_of(example)))]
+    first, *others = [*given, *seen]
     with working("Exporting to ONNX"):
-        exported = exporter.export_onnx(model, first)
+        exported = exporter.export_onnx(model, first, others)
         content = exported.model.SerializeToString()
     write_atomically(target, lambda file: file.write(content))
     return exported.notes, None if batches is None else parity.compare_onnx(model, target, batches)

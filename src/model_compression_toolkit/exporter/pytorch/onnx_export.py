@@ -2,10 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A frozen model as standard ONNX: a copy marks its quantized tensors, torch exports it, the marks are rewritten."""
 
-import inspect
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +14,7 @@ import onnx
 import onnx_ir as ir
 import torch
 from onnx_ir.passes.common import RemoveUnusedNodesPass, RemoveUnusedOpsetsPass
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from mct_quantizers.common.lookup_table import LookupTable
 from mct_quantizers.common.quant_info import QuantizationTarget
@@ -25,14 +24,22 @@ from model_compression_toolkit.core.pytorch.capture import run_model
 from model_compression_toolkit.core.pytorch.data import Batch
 from model_compression_toolkit.core.pytorch.surgery import quantizer_of, replace_quantizer
 from model_compression_toolkit.exporter.common.inspect import plan_metadata
+from model_compression_toolkit.exporter.common.onnx_biases import separate_biases
 from model_compression_toolkit.exporter.pytorch.frozen import (
     float32_copy,
     frozen_plan,
     own_quantized,
     replace_quantizers,
 )
-from model_compression_toolkit.exporter.pytorch.onnx_graph import check_domains, rewrite_marks, separate_biases
+from model_compression_toolkit.exporter.pytorch.onnx_graph import check_domains, rewrite_marks
 from model_compression_toolkit.exporter.pytorch.onnx_marks import MarkedQuantizer, marked, translations
+from model_compression_toolkit.exporter.pytorch.onnx_names import (
+    axis_names,
+    input_names,
+    name_outputs,
+    open_axes,
+    output_names,
+)
 
 __all__ = ["OPSET", "OnnxExport", "export_onnx"]
 
@@ -53,7 +60,7 @@ class OnnxExport:
     notes: tuple[str, ...]
 
 
-def export_onnx(model: nn.Module, example: Batch) -> OnnxExport:
+def export_onnx(model: nn.Module, example: Batch, others: Sequence[Batch] = ()) -> OnnxExport:
     """Export a frozen model to standard ONNX, opset 21, without custom operators.
 
     Weights become INT4, INT8 or INT16 (or unsigned) initializers with the codes of the NumPy reference, activations
@@ -64,7 +71,8 @@ def export_onnx(model: nn.Module, example: Batch) -> OnnxExport:
 
     Args:
         model: a model that `quantize` or `finalize` returned, on any device, of any floating dtype; it is not changed.
-        example: one batch of its inputs; all axes but the first keep their sizes.
+        example: one batch of its inputs; axes keep their sizes, but the first and those that differ in `others`.
+        others: more batches.
 
     Raises:
         TypeError: `model` is no `nn.Module`.
@@ -76,29 +84,39 @@ def export_onnx(model: nn.Module, example: Batch) -> OnnxExport:
     for tensor in own:
         replace_quantizer(copied, tensor, MarkedQuantizer(tensor, quantizer_of(copied, tensor)).eval())
     example = tuple(item.detach().cpu().float() if item.is_floating_point() else item.cpu() for item in example)
-    run_model(copied, example)
-    names = _input_names(copied, len(example))
+    outputs = output_names(run_model(copied, example))
+    names = input_names(copied, len(example))
     notes = (*map(_note, own), *_needs(plan))
-    exported = _export_dynamic(copied, example, names)
+    axes, exported = open_axes([example, *others]), None
+    if any(of_input - {0} for of_input in axes):
+        exported = _export_dynamic(copied, example, names, axes)
+        if exported is None:
+            axes = [of_input & {0} for of_input in axes]
+            notes = (*notes, "only the batch size is open, because the model works with one size of other axes only")
     if exported is None:
-        size = example[0].shape[0] if example[0].dim() else 1
+        exported = _export_dynamic(copied, example, names, axes)
+    if exported is None:
+        size = next((item.shape[0] for item in example if item.dim()), 1)
         notes = (*notes, f"the batch size is fixed to {size}, because the model works with one size only")
         exported = _export_fixed(copied, example, names, plan)
     try:
-        return OnnxExport(_finished(exported, plan), notes)
+        return OnnxExport(_finished(exported, plan, outputs), notes)
     except ValueError:
         _check_own_quantizers(copied, example, plan)
         raise
 
 
-def _export_dynamic(model: nn.Module, example: Batch, names: list[str]) -> ir.Model | None:
-    """The exported model with an open batch size; None where it works with one size only."""
-    size = example[0].shape[:1]
-    batched = [item.dim() > 0 and item.shape[:1] == size for item in example]
-    if size == (1,):
+def _export_dynamic(
+    model: nn.Module, example: Batch, names: list[str], open_sizes: Sequence[set[int]]
+) -> ir.Model | None:
+    """The exported model with open axes; None where it works with one size of any of them only."""
+    for axis in sorted({axis for axes in open_sizes for axis in axes}):
         # torch takes a size of 1 for a constant.
-        example = tuple(torch.cat([x, x]) if b else x for x, b in zip(example, batched, strict=True))
-    shapes = tuple({0: torch.export.Dim.AUTO} if b else None for b in batched)
+        example = tuple(
+            torch.cat([x, x], axis) if axis in axes and x.shape[axis] == 1 else x
+            for x, axes in zip(example, open_sizes, strict=True)
+        )
+    shapes = tuple(dict.fromkeys(sorted(axes), torch.export.Dim.AUTO) or None for axes in open_sizes)
     try:
         program = _torch_export(model, example, names, shapes)
     except Exception:  # the exporter runs the user's code, which may raise anything; the fixed export gives the reason
@@ -106,10 +124,10 @@ def _export_dynamic(model: nn.Module, example: Batch, names: list[str]) -> ir.Mo
     # Dim.AUTO declares an axis open even where the network works with one size of it only.
     if any(sizes.is_singleton() for sizes in program.exported_program.range_constraints.values()):
         return None
-    axes = [value.shape[0] for value, b in zip(program.model.graph.inputs, batched, strict=True) if b]
-    if any(isinstance(axis, int) for axis in axes):
+    inputs = program.model.graph.inputs
+    if any(isinstance(value.shape[axis], int) for value, axes in zip(inputs, open_sizes, strict=True) for axis in axes):
         return None
-    program.rename_axes(dict.fromkeys(axes, "batch"))
+    program.rename_axes(axis_names(inputs, open_sizes))
     result: ir.Model = program.model
     return result
 
@@ -180,12 +198,10 @@ def _torch_export(model: nn.Module, example: Batch, names: list[str], shapes: An
         )
 
 
-def _finished(model: ir.Model, plan: QuantizationPlan) -> onnx.ModelProto:
-    _name_outputs(model.graph)
+def _finished(model: ir.Model, plan: QuantizationPlan, outputs: list[str] | None) -> onnx.ModelProto:
+    name_outputs(model.graph, outputs)
     rewrite_marks(model.graph, plan)
     grids = [tensor.params for tensor in plan.quantized() if isinstance(tensor.params, QuantParams)]
-    if grids:
-        separate_biases(model.graph, of_integers=any(grid.num_bits < 8 for grid in grids))
     RemoveUnusedNodesPass()(model)  # the float weights, too
     RemoveUnusedOpsetsPass()(model)
     check_domains(model)
@@ -196,26 +212,11 @@ def _finished(model: ir.Model, plan: QuantizationPlan) -> onnx.ModelProto:
     model.metadata_props.clear()
     model.metadata_props.update(plan_metadata(plan))
     proto = ir.to_proto(model)
+    if grids:
+        separate_biases(proto.graph, of_integers=any(grid.num_bits < 8 for grid in grids))
     onnx.checker.check_model(proto, full_check=True)
     onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)
     return proto
-
-
-def _input_names(model: nn.Module, count: int) -> list[str]:
-    if isinstance(model, fx.GraphModule):
-        return [str(node.target) for node in model.graph.nodes if node.op == "placeholder"][:count]
-    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    names = [name for name, p in inspect.signature(model.forward).parameters.items() if p.kind in positional][:count]
-    return names if len(names) == count else [f"input_{index}" for index in range(count)]
-
-
-def _name_outputs(graph: ir.Graph) -> None:
-    """`output`, or `output_0`, `output_1`, …; an output that is an input keeps its name."""
-    taken = {value.name for value in graph.inputs}
-    for index, value in enumerate(graph.outputs):
-        name = "output" if len(graph.outputs) == 1 else f"output_{index}"
-        if not value.is_graph_input() and name not in taken:
-            value.name = name
 
 
 def _reason(error: BaseException) -> str:

@@ -15,8 +15,6 @@ from model_compression_toolkit.exporter.pytorch.onnx_tables import insert_table_
 DOMAIN = "mct_quantizers"
 MARK = "Mark"
 
-_LAYERS = ("Conv", "ConvTranspose", "Gemm")
-
 _SIGNED = ir.DataType.INT4, ir.DataType.INT8, ir.DataType.INT16
 _UNSIGNED = ir.DataType.UINT4, ir.DataType.UINT8, ir.DataType.UINT16
 
@@ -55,49 +53,6 @@ def rewrite_marks(graph: ir.Graph, plan: QuantizationPlan) -> None:
             value.name = output.name
         ir.convenience.replace_all_uses_with(output, value, replace_graph_outputs=True)
         graph.remove(mark, safe=True)
-
-
-def separate_biases(graph: ir.Graph, of_integers: bool) -> None:
-    """Add the biases of layers in a node of their own, where a default session of ONNX Runtime would change the result.
-
-    - A bias of Conv or Gemm is rounded to the product of the scales of input and weight. At 8 bits that is fine and the
-      price of integer kernels; below, the steps are coarse, the session has no such kernels, and the results would
-      differ for nothing.
-    - A float weight between quantized activations, also one that is looked up in a table, is rounded to 8 bits with one
-      scale (since version 1.23). What stands between the layer and the quantization of its output prevents that; the
-      constant comes first, because a sum with the constant behind is fused into the layer.
-
-    Args:
-        graph: the graph, its marks rewritten.
-        of_integers: whether biases of layers with integer weights are separated too.
-    """
-    for node in [node for node in graph if node.op_type in _LAYERS]:
-        weight, output = node.inputs[1], node.outputs[0]
-        producer = None if weight is None else weight.producer()
-        is_integer = producer is not None and producer.op_type == "DequantizeLinear"
-        bias = node.inputs[2] if len(node.inputs) > 2 else None
-        if weight is None or (is_integer and (bias is None or not of_integers)):
-            continue
-        if bias is None:
-            # Changes no number. A sum with zero would be removed.
-            lowest = add_initializer(graph, f"{node.name}/lowest", np.array(-np.inf, np.float32))
-            separate = ir.node("Max", [lowest, output], name=f"{node.name}/kept")
-        elif bias.const_value is not None:
-            values = bias.const_value.numpy()
-            if node.op_type != "Gemm":
-                values = values.reshape(-1, *([1] * (len(weight.shape or ()) - 2)))
-            addend = add_initializer(graph, f"{bias.name}/aligned", values)
-            node.resize_inputs(2)
-            separate = ir.node("Add", [addend, output], name=f"{node.name}/bias")
-        else:
-            continue
-        result = separate.outputs[0]
-        result.shape, result.type = output.shape, output.type
-        if output.is_graph_output():
-            result.name, output.name = output.name, f"{output.name}/product"
-        ir.convenience.replace_all_uses_with(output, result, replace_graph_outputs=True)
-        separate.replace_input_with(1, output)
-        node.append(separate)
 
 
 def check_domains(model: ir.Model) -> None:

@@ -14,8 +14,10 @@ from onnx import TensorProto, numpy_helper
 
 from mct_quantizers.common.arithmetic import broadcast_shape
 from mct_quantizers.common.lookup_table import LookupTable
+from mct_quantizers.common.quant_params import QuantParams
 from model_compression_toolkit.core.common.quantization_plan import TensorPlan
 from model_compression_toolkit.core.pytorch.data import Batch
+from model_compression_toolkit.exporter.common.bias import same_scales
 from model_compression_toolkit.exporter.common.sorted_table import search_constants, sorted_table, table_constants
 from model_compression_toolkit.exporter.pytorch.graph_editing import CODES, VALUES
 
@@ -72,7 +74,7 @@ class OnnxFile:
     @property
     def batch_size(self) -> int | None:
         """The only batch size that the file takes; None if it takes any."""
-        shape = self._default.get_inputs()[0].shape
+        shape = next((value.shape for value in self._default.get_inputs() if value.shape), None)
         return shape[0] if shape and isinstance(shape[0], int) else None
 
     def run_default(self, batch: Batch) -> list[Array]:
@@ -92,12 +94,14 @@ class OnnxFile:
         result = {name.removesuffix(VALUES): array for name, array in values.items() if name.endswith(VALUES)}
         for name, array in values.items():
             if name.endswith(CODES):
-                result[name.removesuffix(CODES)] = array.astype(np.int32)
+                result[name.removesuffix(CODES)] = np.asarray(array).astype(np.int32)
         for node in self.nodes:
             if node.op_type == "DequantizeLinear" and node.input[0] in values:
-                codes, zero_point = (values[name].astype(np.int32) for name in (node.input[0], node.input[2]))
+                codes, zero_point = (np.asarray(values[name], np.int32) for name in (node.input[0], node.input[2]))
                 aligned = zero_point.reshape(broadcast_shape(codes.ndim, _axis(node)))
-                result[node.input[0].removesuffix(CODES)] = codes - aligned
+                result[node.input[0].removesuffix(CODES)] = np.asarray(
+                    codes - aligned
+                )  # not a number where it has no axis
         return result
 
     def has_params(self, use: str, tensor: TensorPlan) -> bool:
@@ -111,11 +115,17 @@ class OnnxFile:
             if use + CODES in (*node.input, *node.output):
                 scale, zero_point = (self.constants[name].reshape(-1) for name in node.input[1:3])
                 zero_points = (params.zero_point, params.zero_point - min(params.quant_min, 0))
-                if not np.array_equal(scale, params.scale.astype(np.float32)):
+                if not self._has_scale(use, scale, params):
                     return False
                 if not any(np.array_equal(zero_point.astype(np.int32), expected) for expected in zero_points):
                     return False
         return True
+
+    def _has_scale(self, use: str, scale: Array, params: QuantParams) -> bool:
+        expected = params.scale.astype(np.float32)
+        if use + CODES not in self.constants:
+            return np.array_equal(scale, expected)
+        return same_scales(scale, expected, self.quantized({})[use], params.axis)
 
     def _has_table(self, use: str, table: LookupTable, rank: int) -> bool:
         arrays = sorted_table(table, rank)

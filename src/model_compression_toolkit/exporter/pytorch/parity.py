@@ -12,15 +12,17 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from mct_quantizers.common.quant_info import QuantizationTarget
-from model_compression_toolkit.core.common.batches import BATCH_SIZE
 from model_compression_toolkit.core.common.progress import track
-from model_compression_toolkit.core.common.quantization_plan import QuantizationPlan
+from model_compression_toolkit.core.common.quantization_plan import QuantizationPlan, TensorPlan
 from model_compression_toolkit.core.pytorch.capture import run_model
 from model_compression_toolkit.core.pytorch.data import Batch
 from model_compression_toolkit.core.pytorch.surgery import quantizer_of
+from model_compression_toolkit.exporter.common.default_session import DefaultSession, rounding_noise
 from model_compression_toolkit.exporter.common.output_comparison import OutputComparison
 from model_compression_toolkit.exporter.common.parity import ParityReport, TensorParity
+from model_compression_toolkit.exporter.common.pieces import pieces_of
 from model_compression_toolkit.exporter.pytorch.frozen import (
+    TensorCall,
     float32_copy,
     frozen_plan,
     own_quantized,
@@ -61,7 +63,11 @@ def compare_onnx(model: nn.Module, path: Path, batches: Iterable[Batch]) -> Pari
     replayed = replace_quantizers(
         float32_copy(model, plan), plan.quantized(QuantizationTarget.Activation), replay.quantize
     )
-    plain, default, forced = OutputComparison(), OutputComparison(), OutputComparison()
+    disturbed = replace_quantizers(
+        float32_copy(model, plan), plan.quantized(QuantizationTarget.Activation), _disturbance(replay)
+    )
+    plain, forced = OutputComparison(), OutputComparison()
+    default = DefaultSession(lambda: _tensors(run_model(disturbed, batch)))
     num_samples = 0
     for batch, count in track(_pieces(batches, file.batch_size), "Comparing file and model"):
         num_samples += count
@@ -80,12 +86,23 @@ def compare_onnx(model: nn.Module, path: Path, batches: Iterable[Batch]) -> Pari
         file_size=path.stat().st_size,
         weight_bytes=packed_weight_bytes(plan),
         argmax_agreement=plain.agreement,
-        default_session_argmax_agreement=default.agreement,
+        default_session_argmax_agreement=default.outputs.agreement,
         max_output_difference=plain.largest,
-        default_session_max_output_difference=default.largest,
+        default_session_max_output_difference=default.outputs.largest,
         replayed_output_difference=forced.relative,
+        default_session_error=default.outputs.error,
+        default_session_tolerance=default.tolerance,
         not_compared=tuple(f"{name}, on which nothing in the file depends" for name in absent),
     )
+
+
+def _disturbance(replay: Replay) -> TensorCall:
+    """Quantizes with the noise of one more rounding."""
+
+    def quantize(x: Tensor, tensor: TensorPlan) -> Tensor:
+        return replay.quantized(x + torch.from_numpy(rounding_noise(tuple(x.shape), tensor.params)), tensor)
+
+    return quantize
 
 
 def _tensors_of(model: nn.Module, plan: QuantizationPlan, file: OnnxFile, replay: Replay) -> Iterator[TensorParity]:
@@ -112,21 +129,9 @@ def _tensors_of(model: nn.Module, plan: QuantizationPlan, file: OnnxFile, replay
 
 def _pieces(batches: Iterable[Batch], fixed_size: int | None) -> Iterator[tuple[Batch, int]]:
     """Batches in float32 on the CPU of a size that the file takes, each with the number of samples that matter."""
-    size = fixed_size or BATCH_SIZE
     for items in batches:
         batch = tuple(item.detach().cpu().float() if item.is_floating_point() else item.cpu() for item in items)
-        lengths = [item.shape[0] if item.dim() else 1 for item in batch]
-        total = lengths[0]
-        if len(set(lengths)) > 1:
-            yield batch, total
-            continue
-        for start in range(0, total, size):
-            piece = tuple(item[start : start + size] for item in batch)
-            count = len(piece[0])
-            if fixed_size is not None and count < size:
-                # Filled up with samples again, because the file takes one size only.
-                piece = tuple(item[torch.arange(size, device=item.device) % count] for item in piece)
-            yield piece, count
+        yield from pieces_of(batch, fixed_size, lambda item, at: item[torch.tensor(at, device=item.device)])
 
 
 def _tensors(outputs: Any) -> list[Array]:

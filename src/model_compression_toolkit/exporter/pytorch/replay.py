@@ -72,12 +72,17 @@ class Replay:
 
     def quantize(self, x: Tensor, tensor: TensorPlan) -> Tensor:
         """The file's value for this use of `tensor`, compared with that of `x`."""
-        own = self._own.get(tensor.name)
         self._calls[tensor.name] += 1
         use = use_name(tensor.name, self._calls[tensor.name])
         if use not in self._quantized:
             # The export has found that nothing depends on this value.
-            return quantized_by(x, tensor, own)
+            return self.quantized(x, tensor)
         theirs = torch.from_numpy(self._quantized[use])
-        self.tallies.setdefault(tensor.name, Tally()).add(use, compare_activation(x, theirs, tensor, own))
+        self.tallies.setdefault(tensor.name, Tally()).add(
+            use, compare_activation(x, theirs, tensor, self._own.get(tensor.name))
+        )
         return values_in_file(theirs, tensor)
+
+    def quantized(self, x: Tensor, tensor: TensorPlan) -> Tensor:
+        """What the model makes of `x`."""
+        return quantized_by(x, tensor, self._own.get(tensor.name))
