@@ -9,6 +9,8 @@ from typing import Any
 
 import keras
 
+from model_compression_toolkit.core.keras.recorded_calls import replace_operations
+
 Layer = Any
 
 _COMMON = ("name", "trainable", "dtype")
@@ -69,6 +71,8 @@ def replace_layers(model: keras.Model, replaced: Mapping[str, Layer]) -> keras.M
         for name, value in _fields(owner).items():
             if (other := _swapped(value, instead)) is not value:
                 setattr(owner, name, other)
+        if isinstance(owner, keras.Function) and not _is_container(owner):
+            replace_operations(owner, instead)
         owner._layers[:] = [layer for layer in owner._layers if id(layer) not in instead or _is_container(owner)]
     return instead.get(id(model), model)
 
