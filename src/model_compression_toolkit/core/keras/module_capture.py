@@ -15,6 +15,7 @@ from model_compression_toolkit.core.common.operation_graph import float_weight_s
 from model_compression_toolkit.core.common.quantization_config import CaptureMode
 from model_compression_toolkit.core.common.quantization_plan import TensorSite
 from model_compression_toolkit.core.keras.data import Batch
+from model_compression_toolkit.core.keras.graph import first_by_position
 from model_compression_toolkit.core.keras.graph_sites import weight_sites
 from model_compression_toolkit.core.keras.operators import weight_axes
 from model_compression_toolkit.core.keras.sublayers import config_of, own_weights, sublayers
@@ -163,7 +164,7 @@ def _recorded_inputs(layers: dict[str, Layer]) -> Iterator[dict[str, list[Any]]]
 
     def recording(path: str, call: Callable[..., Any]) -> Callable[..., Any]:
         def recorded(*args: Any, **kwargs: Any) -> Any:
-            first = args[0] if args else next(iter(kwargs.values()))
+            first = first_by_position(call, args, kwargs)[0][0]
             inputs.setdefault(path, []).append(keras.ops.convert_to_numpy(first))
             return call(*args, **kwargs)
 
