@@ -13,9 +13,10 @@ from keras_models import images, random, run
 from keras_own_models import TRACEABLE, UNTRACEABLE, Block, own
 
 from model_compression_toolkit.core.common.quantization_config import CaptureMode
-from model_compression_toolkit.core.keras.capture import capture, input_structure
+from model_compression_toolkit.core.keras.capture import capture
 from model_compression_toolkit.core.keras.graph import Value
 from model_compression_toolkit.core.keras.reading import graph_of, graph_of_code
+from model_compression_toolkit.core.keras.running import input_structure
 from model_compression_toolkit.core.keras.sublayers import own_weights, replace_layers, sublayers
 from model_compression_toolkit.core.keras.tracing import NotTraceable, trace
 

@@ -12,6 +12,7 @@ from mct_quantizers.common.quant_params import FloatArray
 from mct_quantizers.keras.ops import as_tensor
 from model_compression_toolkit.core.common.operation import Kind
 from model_compression_toolkit.core.keras.graph import Graph
+from model_compression_toolkit.core.keras.layer_state import copy_weights
 from model_compression_toolkit.core.keras.operators import (
     has_activation,
     kind_of,
@@ -164,13 +165,6 @@ def with_bias(layer: Layer) -> Layer:
     copied.build_from_config(layer.get_build_config())
     copy_weights(layer, copied)
     return copied
-
-
-def copy_weights(source: Layer, target: Layer) -> None:
-    """Give a built copy of a layer the weights of the layer; a bias that the copy has in addition becomes zero."""
-    values = source.get_weights()
-    missing = [np.zeros(weight.shape, weight.dtype) for weight in target.weights[len(values) :]]
-    target.set_weights(values + missing)
 
 
 def make_factors_positive(layer: Layer, norm: Layer) -> None:

@@ -20,11 +20,12 @@ from model_compression_toolkit.core.keras.batch_norm import (
     make_factors_positive,
     with_bias,
 )
-from model_compression_toolkit.core.keras.capture import Captured, capture, check_model, run_model
+from model_compression_toolkit.core.keras.capture import Captured, capture, check_model
 from model_compression_toolkit.core.keras.data import Batch, batches_of
 from model_compression_toolkit.core.keras.graph import Value
 from model_compression_toolkit.core.keras.graph_sites import GraphSites
 from model_compression_toolkit.core.keras.module_capture import CapturedModules, module_sites
+from model_compression_toolkit.core.keras.running import run_model
 
 
 def capture_and_plan(

@@ -28,6 +28,8 @@ from model_compression_toolkit.core.keras.graph import Call, Value, by_name, for
 from model_compression_toolkit.core.keras.layerwise_model import LayerwiseModel
 from model_compression_toolkit.core.keras.module_capture import CapturedModules
 from model_compression_toolkit.core.keras.module_surgery import names_of_layers, quantize_layers, quantizer_of_layer
+from model_compression_toolkit.core.keras.running import run_copy
+from model_compression_toolkit.core.keras.unquantized import check_assembled
 
 HOLDER_SUFFIX = "activation_holder_quantizer"
 _PLAN, _NAMES = "quantization_plan", "layer_names"
@@ -57,10 +59,11 @@ def apply_plan(
         The quantized model; `plan_of` gives its plan.
 
     Raises:
-        ValueError: the plan belongs to another model.
+        ValueError: the plan belongs to another model; what was assembled computes something else than the user's model.
     """
     if isinstance(captured, CapturedModules):
         layerwise = quantize_layers(captured, plan, sample, wrapper_class, weight_quantizer, activation_quantizer)
+        check_assembled(layerwise, captured.reference, lambda model: captured.run(model, sample))
         return set_plan(layerwise, plan, names_of_layers(plan))
     quantizers: dict[str, dict[str, Any]] = {}
     names: dict[str, str] = {}
@@ -90,6 +93,7 @@ def apply_plan(
         lambda call, args, kwargs: _run(call, operations[call.path], args, kwargs),
         lambda value, tensor: holders[value](tensor) if value in holders else tensor,
     )
+    check_assembled(model, captured.reference, lambda model: run_copy(model, sample))
     for norm, path in plan.batch_norms.items():
         names[path] = captured.copies[path].name
         if norm in plan.live_batch_norms:
