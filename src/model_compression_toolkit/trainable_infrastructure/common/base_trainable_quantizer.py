@@ -10,11 +10,13 @@ from enum import Enum
 from typing import Any, NoReturn
 
 from mct_quantizers.common.base_inferable_quantizer import BaseInferableQuantizer
+from mct_quantizers.common.grid_state import GridDescription
 from mct_quantizers.common.quant_info import QuantizationMethod, QuantizationTarget
 from model_compression_toolkit.trainable_infrastructure.common.trainable_quantizer_config import (
     TrainableQuantizerActivationConfig,
     TrainableQuantizerConfig,
     TrainableQuantizerWeightsConfig,
+    initial_params,
     method_of,
 )
 
@@ -93,6 +95,7 @@ class BaseTrainableQuantizer(BaseInferableQuantizer, ABC):
             self.validate_weights()
         else:
             self.validate_activation()
+        self._keep_grid()
 
     @classmethod
     def get_sig(cls) -> inspect.Signature:
@@ -201,6 +204,20 @@ class BaseTrainableQuantizer(BaseInferableQuantizer, ABC):
             ValueError: another grid.
         """
         self._check_config(self.activation_quantization(), "TrainableQuantizerActivationConfig")
+
+    def grid_description(self) -> GridDescription | None:
+        """Of which grid the state of the quantizer is; None where the configuration describes none."""
+        try:
+            params = initial_params(self.quantization_config)
+        except (TypeError, ValueError):
+            # A class of the user's own may be configured with anything.
+            return None
+        return GridDescription.of_params(
+            params, method_of(self.quantization_config), type(self).__name__, self.freeze_quant_params
+        )
+
+    def _keep_grid(self) -> None:
+        """Have `grid_description` where the state of the quantizer is saved; a wing says how."""
 
     def _is_trainable(self, variable: Any) -> bool:
         raise NotImplementedError

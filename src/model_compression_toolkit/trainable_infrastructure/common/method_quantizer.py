@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from mct_quantizers.common.arithmetic import broadcast_shape
+from mct_quantizers.common.grid_state import GridDescription
 from mct_quantizers.common.lookup_table import LookupTable
 from mct_quantizers.common.ops import Tensor
 from mct_quantizers.common.quant_info import QuantizationMethod
@@ -22,7 +23,12 @@ from model_compression_toolkit.trainable_infrastructure.common.trainable_quantiz
     initial_params,
     method_of,
 )
-from model_compression_toolkit.trainable_infrastructure.methods.method import Learned, Method, check_settings
+from model_compression_toolkit.trainable_infrastructure.methods.method import (
+    Learned,
+    Method,
+    check_settings,
+    settings_of,
+)
 
 __all__ = ["MethodQuantizer"]
 
@@ -61,6 +67,19 @@ class MethodQuantizer(BaseTrainableQuantizer):
         # A number of its own: the size of an array is unknown to torch.compile.
         self._num_scales = int(self.initial_params.scale.size)
         self._per_scale: dict[str, bool] = {}
+        # Once more: now the method is known.
+        self._keep_grid()
+
+    def grid_description(self) -> GridDescription | None:
+        """Of which grid the state of the quantizer is, and which method trains it with which settings."""
+        method = getattr(self, "method", None)
+        if method is None:
+            return None
+        defaults = {name: item.default for name, item in settings_of(self.training_method).items()}
+        settings = {**defaults, **self.method_arguments}
+        return GridDescription.of_params(
+            self.initial_params, method.quantization_method, method.name, self.freeze_quant_params, settings
+        )
 
     @property
     def num_bits(self) -> int:
