@@ -115,6 +115,13 @@ class LayerwiseModel(keras.Model):
     def build(self, input_shape: Any = None) -> None:
         """Nothing: the layers are built when the user's code calls them."""
 
+    def keep_in_checkpoints(self) -> None:
+        """Have TensorFlow's checkpoints hold the whole model, once it is built."""
+        if keras.backend.backend() == "tensorflow":
+            from mct_quantizers.keras.tensorflow_checkpoint import checkpointed
+
+            self.checkpointed = checkpointed(self.replaced, self.weights)
+
     def get_build_config(self) -> dict[str, Any]:
         """What `build_from_config` takes."""
         layers = {path: layer.get_build_config() for path, layer in sublayers(self.model) if layer.built}
@@ -128,6 +135,7 @@ class LayerwiseModel(keras.Model):
         for path, layer in sublayers(self.model):
             if not layer.built and config["layers"].get(path):
                 layer.build_from_config(config["layers"][path])
+        self.keep_in_checkpoints()
 
     def get_config(self) -> dict[str, Any]:
         """Constructor arguments, the user's model and the replaced layers as Keras configurations."""

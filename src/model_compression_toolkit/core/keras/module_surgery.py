@@ -95,6 +95,7 @@ def _assembled(model: keras.Model, replaced: dict[str, Layer], build: Callable[[
     assembled = LayerwiseModel(copied(model, "The model"), replaced)
     build(assembled)
     copy_state(model, assembled.model, tuple(replaced))
+    assembled.keep_in_checkpoints()
     return assembled
 
 

@@ -44,9 +44,11 @@ def replace_operations(function: Any, instead: Mapping[int, Any]) -> None:
                 history = tensor._keras_history
                 tensor._keras_history = type(history)(node.operation, len(node.operation._inbound_nodes) - 1, index)
     operations = [other(operation) for operation in fields[_OPERATIONS]]
-    fields[_OPERATIONS][:] = operations
-    for listed in fields[_BY_DEPTH].values():
-        listed[:] = [other(operation) for operation in listed]
+    by_depth = {depth: [other(operation) for operation in listed] for depth, listed in fields[_BY_DEPTH].items()}
+    for name, value in ((_OPERATIONS, operations), (_BY_DEPTH, by_depth)):
+        # Not changed in place: TensorFlow does not save lists in which something was replaced.
+        delattr(function, name)
+        setattr(function, name, value)
     # By these Keras knows which calls of a layer are the model's.
     fields[_KEYS].clear()
     fields[_KEYS].update(
