@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The quantizers-infrastructure authors
 # SPDX-License-Identifier: Apache-2.0
-"""What `tf.train.Checkpoint` saves of a layer's quantizers beside variables. Imported where Keras runs on TensorFlow."""
+"""What `tf.train.Checkpoint` saves beside variables. Imported where Keras runs on TensorFlow."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -9,28 +9,28 @@ import tensorflow as tf
 
 
 class CheckpointedRecord(tf.train.experimental.PythonState):
-    """A text in a checkpoint that is compared, and never written over, when the checkpoint is restored.
+    """A text in a checkpoint.
 
     Args:
         record: gives the text.
-        check: raises where another text does not fit.
+        restore: takes the text of a checkpoint that is restored; raises where it does not fit.
     """
 
-    def __init__(self, record: Callable[[], bytes], check: Callable[[bytes], None]) -> None:
+    def __init__(self, record: Callable[[], bytes], restore: Callable[[bytes], None]) -> None:
         super().__init__()
-        self._record, self._check = record, check
+        self._record, self._restore = record, restore
 
     def serialize(self) -> bytes:
         """The text, for the checkpoint."""
         return self._record()
 
     def deserialize(self, string_value: bytes) -> None:
-        """Compare the text of a checkpoint.
+        """Take the text of a checkpoint.
 
         Raises:
             ValueError: it does not fit.
         """
-        self._check(string_value)
+        self._restore(string_value)
 
 
 def checkpointed(layers: Mapping[str, Any], variables: Sequence[Any]) -> Any:

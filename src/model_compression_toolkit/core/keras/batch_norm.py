@@ -25,6 +25,9 @@ from model_compression_toolkit.core.keras.package import PACKAGE
 Layer = Any
 """A Keras layer with a kernel, and a bias or None."""
 
+_FROZEN = "freeze_statistics"
+"""Name of the flag among the variables in a file."""
+
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class LiveBatchNormalization(layers.BatchNormalization):
@@ -42,6 +45,32 @@ class LiveBatchNormalization(layers.BatchNormalization):
     def __init__(self, folds: bool = True, freeze_statistics: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.folds, self.freeze_statistics = folds, freeze_statistics
+
+    def build(self, input_shape: Any) -> None:
+        """Make the variables; TensorFlow's checkpoints hold whether the statistics are frozen, too."""
+        super().build(input_shape)
+        if keras.backend.backend() == "tensorflow":
+            from mct_quantizers.keras.tensorflow_checkpoint import CheckpointedRecord
+
+            self.frozen_record = CheckpointedRecord(
+                lambda: str(int(self.freeze_statistics)).encode(), lambda text: self._set_frozen(int(text))
+            )
+
+    def save_own_variables(self, store: Any) -> None:
+        """Keras calls it when it writes weights: whether the statistics are frozen is state."""
+        super().save_own_variables(store)
+        store[_FROZEN] = np.asarray([self.freeze_statistics], np.uint8)
+
+    def load_own_variables(self, store: Any) -> None:
+        """Keras calls it when it reads weights; files of former releases leave the flag as it is."""
+        found = {name: store[name] for name in store.keys()}  # Keras's store is no mapping
+        frozen = found.pop(_FROZEN, None)
+        super().load_own_variables(found)
+        if frozen is not None:
+            self._set_frozen(np.asarray(frozen).item())
+
+    def _set_frozen(self, frozen: Any) -> None:
+        self.freeze_statistics = bool(frozen)
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
         """The normalized `inputs`; arguments as of `keras.layers.BatchNormalization`."""
@@ -86,7 +115,8 @@ def freeze_batch_norm_statistics(model: keras.Model) -> None:
 
     Freezing towards the end of training lets the weights settle on the statistics that will be folded
     (Krishnamoorthi 2018, arXiv:1806.08342, section 3.2.2). A model that is compiled must be compiled again, with its
-    optimizer: `model.compile(model.optimizer, ...)`.
+    optimizer: `model.compile(model.optimizer, ...)`. The flag is saved and loaded with the weights; it too asks a model
+    that is compiled already to be compiled again.
 
     Args:
         model: a model that `prepare_qat` returned.

@@ -166,8 +166,8 @@ def capture(model: keras.Model, mode: CaptureMode, sample: Batch) -> Captured | 
             reason = str(error)
     if is_functional(model):
         raise ValueError(
-            f"The model cannot be copied from the configurations of its layers: {reason}. A layer's `get_config` leaves "
-            "out what its `call` depends on, or its `call` cannot run on symbolic tensors."
+            f"The model cannot be copied from the configurations of its layers: {reason}. A layer's `get_config` "
+            "leaves out what its `call` depends on, or its `call` cannot run on symbolic tensors."
         )
     if mode is CaptureMode.GRAPH:
         raise ValueError(

@@ -111,7 +111,8 @@ def plan_of(model: keras.Model) -> QuantizationPlan:
     if values is None:
         raise ValueError(
             "`model` must be a model that `quantize` or `prepare_qat` returned, or one of a file that "
-            "`keras_load_quantized_model` loaded. Received: one without a plan"
+            "`keras_load_quantized_model` loaded, or a copy of one. Received: one without a plan. "
+            "`keras.models.clone_model` leaves the plan out: use `copy.deepcopy`"
         )
     return QuantizationPlan.from_dict(values)
 
