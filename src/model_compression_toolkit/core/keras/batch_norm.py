@@ -25,6 +25,16 @@ from model_compression_toolkit.core.keras.package import PACKAGE
 Layer = Any
 """A Keras layer with a kernel, and a bias or None."""
 
+_OF_MAGNITUDES = (
+    keras.constraints.MaxNorm,
+    keras.constraints.MinMaxNorm,
+    keras.constraints.UnitNorm,
+    keras.regularizers.L1,
+    keras.regularizers.L2,
+    keras.regularizers.L1L2,
+    keras.regularizers.OrthogonalRegularizer,
+)
+"""Constraints and regularizers that do the same to a channel and to its negative."""
 _FROZEN = "freeze_statistics"
 """Name of the flag among the variables in a file."""
 
@@ -207,6 +217,29 @@ def make_factors_positive(layer: Layer, norm: Layer) -> None:
     for variable in (layer.bias, norm.moving_mean, norm.gamma):
         if variable is not None:
             variable.assign(_float64(variable) * sign)
+
+
+def problem_of_training(layer: Layer, norm: Layer, stays_live: bool) -> str:
+    """Why a batch norm cannot be folded into a layer that trains; empty where it can.
+
+    Constraints and regularizers act on the weights as they are. A batch norm that is folded before training changes
+    weights and bias; one that stays live flips the signs of the channels with a negative factor.
+
+    Args:
+        layer: the layer, built.
+        norm: the batch norm.
+        stays_live: whether it is folded when training ends.
+    """
+    flips = norm.gamma is not None and bool((_float64(norm.gamma) < 0).any())
+    if stays_live and not flips:
+        return ""
+    for variable in [kernel_of(layer), layer.bias, norm.gamma if stays_live else None]:
+        for kind in ("constraint", "regularizer"):
+            rule = getattr(variable, kind, None)
+            keeps_signs = type(rule) in _OF_MAGNITUDES and (stays_live or kind == "regularizer")
+            if rule is not None and not keeps_signs:
+                return f"the {kind} {type(rule).__name__} acts on {variable.name!r} as it is"
+    return ""
 
 
 def kernel_name(layer: Layer) -> str:
