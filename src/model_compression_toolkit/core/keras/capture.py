@@ -127,8 +127,7 @@ def built_copies(graph: Graph) -> dict[str, Operation]:
     copies = _copies_of(graph)
     rebuild(graph, lambda call, args, kwargs: copies[call.path](*args, **kwargs))
     for path, layer in graph.layers().items():
-        if copies[path] is not layer:
-            copy_state(layer, copies[path])
+        copy_state(layer, copies[path])
     return copies
 
 
@@ -231,7 +230,17 @@ def unique_name(base: str, taken: set[str]) -> str:
 
 def _copy(call: Call, name: str) -> Operation:
     operation = call.operation
-    if isinstance(operation, keras.layers.Lambda):
-        # Its code is no configuration; a layer without state can stand in two models.
-        return operation
+    if type(operation) is keras.layers.Lambda:
+        return _copied_lambda(operation, name)
     return copied(operation, f"The layer {call.path!r}", name=name)
+
+
+def _copied_lambda(layer: keras.layers.Lambda, name: str) -> keras.layers.Lambda:
+    """A layer with the same function: Keras makes none of a configuration that holds code."""
+    config = {**keras.layers.Layer.get_config(layer), "name": name}
+    # What the constructor was given; without it Keras finds the shape itself.
+    shape = getattr(layer, "_output_shape", None)
+    copy: keras.layers.Lambda = keras.layers.Lambda(
+        layer.function, output_shape=shape, mask=layer.mask, arguments=dict(layer.arguments), **config
+    )
+    return copy

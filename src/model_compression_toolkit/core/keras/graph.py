@@ -172,10 +172,8 @@ def rebuild(
 def forget_calls(operations: Iterable[Operation]) -> None:
     """Let the next call of each operation be its first: `layer.output` is that of the first call."""
     for operation in operations:
-        # The user's own code, which is not copied.
-        if not isinstance(operation, keras.layers.Lambda):
-            operation._inbound_nodes.clear()
-            operation._outbound_nodes.clear()
+        operation._inbound_nodes.clear()
+        operation._outbound_nodes.clear()
 
 
 def first_by_position(
