@@ -5,6 +5,7 @@
 import dataclasses
 import inspect
 import logging
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -214,8 +215,13 @@ def _copies_of(graph: Graph) -> dict[str, Operation]:
         if call.path not in copies:
             own = call.operation.name
             whole_path = own in taken or call.path.rpartition("/")[2] != own
-            copies[call.path] = _copy(call, unique_name(call.path.replace("/", "_") if whole_path else own, taken))
+            copies[call.path] = _copy(call, unique_name(plain_name(call.path) if whole_path else own, taken))
     return copies
+
+
+def plain_name(name: str) -> str:
+    """A name that every backend takes for a layer: TensorFlow takes no blanks, torch no dots, Keras no slashes."""
+    return re.sub(r"[^A-Za-z0-9_]", "_", name.replace("]", ""))
 
 
 def unique_name(base: str, taken: set[str]) -> str:

@@ -22,7 +22,7 @@ from model_compression_toolkit.core.keras.batch_norm import (
     kernel_of,
     with_bias,
 )
-from model_compression_toolkit.core.keras.capture import Captured, unique_name
+from model_compression_toolkit.core.keras.capture import Captured, plain_name, unique_name
 from model_compression_toolkit.core.keras.data import Batch
 from model_compression_toolkit.core.keras.graph import Call, Value, by_name, forget_calls, rebuild
 from model_compression_toolkit.core.keras.layerwise_model import LayerwiseModel
@@ -76,7 +76,7 @@ def apply_plan(
     taken = {operation.name for operation in captured.copies.values()}
     holders: dict[Value, KerasActivationQuantizationHolder] = {}
     for tensor in plan.quantized(QuantizationTarget.Activation):
-        name = unique_name(f"{_plain(tensor.site.layer)}_{HOLDER_SUFFIX}", taken)
+        name = unique_name(f"{plain_name(tensor.site.layer)}_{HOLDER_SUFFIX}", taken)
         holder = KerasActivationQuantizationHolder(activation_quantizer(tensor), name=name)
         holders[captured.value(tensor.site.layer)] = holder
         names[tensor.name] = name
@@ -204,8 +204,3 @@ def _constants_of(calls: list[Call]) -> dict[str, Any]:
 
 def _holds_tensors(item: Any) -> bool:
     return any(isinstance(leaf, Value) for leaf in keras.tree.flatten(item))
-
-
-def _plain(name: str) -> str:
-    """A name that Keras and its files take."""
-    return name.replace("/", "_").replace(":", "_").replace("[", "_").rstrip("]")
