@@ -28,6 +28,8 @@ class RecordsQuantizers(CreatesParameters):
     which has variables for what it learns, its grid.
     """
 
+    _load_problem = ""
+
     def build(self, input_shape: Any = None) -> None:
         """Have TensorFlow's checkpoints hold the record, too."""
         super().build(input_shape)
@@ -53,9 +55,17 @@ class RecordsQuantizers(CreatesParameters):
             ValueError: the weights belong to other quantizers. Keras goes on with the other layers, and raises then.
         """
         found = {name: store[name] for name in store.keys()}  # Keras's store is no mapping
+        if not found and self._load_problem:
+            # Keras tries a layer that failed once more under each other name that it has, where the file has nothing.
+            raise ValueError(self._load_problem)
         record = found.pop(RECORD, None)
         grids = {name: found.pop(_key(name), None) for name in self._quantizers_by_name()}
-        self._check(None if record is None else np.asarray(record, np.uint8).tobytes(), grids)
+        try:
+            self._load_problem = ""
+            self._check(None if record is None else np.asarray(record, np.uint8).tobytes(), grids)
+        except ValueError as error:
+            self._load_problem = str(error)
+            raise
         super().load_own_variables(found)
 
     def _check(self, record: bytes | None, grids: Mapping[str, npt.ArrayLike | None]) -> None:
