@@ -120,7 +120,7 @@ def test_a_model_that_runs_its_own_code_is_saved_whole(name, copied, tmp_path):
     second = mct.prepare_qat(model, [inputs], bits("w4a4"))
     copied(first, second, tmp_path)
     assert np.array_equal(run(first, inputs), run(second, inputs))
-    with pytest.raises(ValueError, match="num_bits 4.*this model has num_bits 8"):
+    with pytest.raises(ValueError, match=r"num_bits 4.*this model has num_bits 8"):
         copied(first, mct.prepare_qat(model, [inputs], bits("w8a4")), tmp_path)
 
 
@@ -197,7 +197,9 @@ def test_averages_that_a_loop_puts_into_the_variables_are_frozen_as_they_are():
     optimizer.build(model.trainable_variables)
     for step in range(3):
         gradients = [random(*variable.shape, seed=step) for variable in model.trainable_variables]
-        optimizer.apply_gradients(zip(map(keras.ops.convert_to_tensor, gradients), model.trainable_variables))
+        optimizer.apply_gradients(
+            zip(map(keras.ops.convert_to_tensor, gradients), model.trainable_variables, strict=True)
+        )
     last = run(model, DATA)
     optimizer.finalize_variable_values(model.trainable_variables)
     averaged = run(model, DATA)
