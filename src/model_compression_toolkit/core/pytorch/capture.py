@@ -5,6 +5,7 @@
 import copy
 import logging
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,12 +42,14 @@ class Captured:
         mode: graph or modules.
         notes: what the report should say about the capture.
         node_names: node of each layer or operation in graph mode, by the name that plans use.
+        check: raises where what was assembled of the copy, its quantizers off, is not the user's model.
     """
 
     model: nn.Module
     mode: CaptureMode
     notes: list[str] = field(default_factory=list)
     node_names: dict[str, str] = field(default_factory=dict)
+    check: Callable[[nn.Module], None] | None = None
 
     @property
     def graph(self) -> fx.Graph:

@@ -20,6 +20,7 @@ from model_compression_toolkit.core.pytorch.graph_sites import GraphSites
 from model_compression_toolkit.core.pytorch.module_sites import module_sites
 from model_compression_toolkit.core.pytorch.operators import weight_axis
 from model_compression_toolkit.core.pytorch.surgery import fold_batch_norms, make_batch_norms_freezable
+from model_compression_toolkit.core.pytorch.unquantized import assembled_check
 
 
 def capture_and_plan(
@@ -49,6 +50,7 @@ def capture_and_plan(
     batches = batches_of(data, device)
     sample = next(batches)
     captured = capture(model, config.capture, sample)
+    captured.check = assembled_check(model, sample)
     call_all_layers(captured.model)
     if captured.mode is CaptureMode.GRAPH:
         pairs = GraphSites(captured, sample).foldable_batch_norms()
