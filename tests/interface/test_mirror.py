@@ -47,6 +47,7 @@ ONLY_PYTORCH_FILES = {
 ONLY_KERAS_FILES = {
     "function_layer.py",  # a Keras wrapper holds layers only, and a function must become one
     "quantizer_record.py",  # the state of PyTorch's quantizers is in every state_dict
+    "tensorflow_checkpoint.py",  # one of the backends of Keras has checkpoints of its own
     "config_serialization.py",
     "quantize_wrapper.py",  # of the toolkit: PyTorch converts in place, and needs no wrapper of its own
     "load_model.py",

@@ -102,12 +102,47 @@ class ByName(keras.Model):
         return {}
 
 
+@keras.saving.register_keras_serializable(PACKAGE)
+class Backbone(keras.Model):
+    """Makes its functional graph in the constructor, and is saved by its own arguments."""
+
+    def __init__(self, width=6, **kwargs):
+        x = keras.Input((5,))
+        hidden = layers.Dense(width, activation="relu")
+        super().__init__(x, layers.Dense(3)(hidden(x)), **kwargs)
+        self.width, self.hidden = width, hidden
+
+    def get_config(self):
+        return {"width": self.width, "name": self.name}
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        return cls(**config)
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class Scaled(Backbone):
+    """Adds a step of its own to the graph, with a weight of its own."""
+
+    def __init__(self, width=6, **kwargs):
+        super().__init__(width, **kwargs)
+        self.temperature = self.add_weight(shape=(), initializer=keras.initializers.Constant(2.0), name="temperature")
+
+    def call(self, inputs, training=None, mask=None):
+        return super().call(inputs, training=training, mask=mask) / self.temperature
+
+
 def pair():
     return {"left": random(16, 3), "right": random(16, 3, seed=1)}
 
 
-TRACEABLE = {"net": (Net, images), "by name": (ByName, pair)}
+def rows():
+    return random(16, 5)
+
+
+TRACEABLE = {"net": (Net, images), "by name": (ByName, pair), "a backbone": (Backbone, rows)}
 UNTRACEABLE = {
+    "a backbone with a step": (Scaled, rows, r"it has weights of its own: \['temperature'\]"),
     "with a token": (WithToken, images, r"it has weights of its own: \['token'\]"),
     "with a functional part": (WithFunctionalPart, images, "takes a tensor that is no result of a call"),
 }

@@ -17,7 +17,7 @@ class CreatesParameters(keras.layers.Layer):
         """Add a variable, as every layer does.
 
         Also with the name as the first argument, with one integer as the shape, and with a name that has slashes, which
-        become underscores.
+        become underscores. The variable is an attribute too, `added_` and its name.
 
         Args:
             *args: if the first is a string `name, shape, dtype, initializer, regularizer, trainable, constraint`, as in
@@ -43,4 +43,11 @@ class CreatesParameters(keras.layers.Layer):
             kwargs["shape"] = tuple(shape)
         if isinstance(kwargs.get("name"), str):
             kwargs["name"] = kwargs["name"].replace("/", "_")
-        return super().add_weight(*args, **kwargs)
+        variable = super().add_weight(*args, **kwargs)
+        # TensorFlow's checkpoints hold what stands under an attribute, and nothing else.
+        attribute, number = f"added_{variable.name}", 1
+        while hasattr(self, attribute):
+            number += 1
+            attribute = f"added_{variable.name}_{number}"
+        setattr(self, attribute, variable)
+        return variable

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mct_quantizers.common.untrusted import check_archive, check_is_file
-from model_compression_toolkit.core.keras.capture import run_model
 from model_compression_toolkit.core.keras.data import batches_of
+from model_compression_toolkit.core.keras.running import run_model
 
 Array = npt.NDArray[Any]
 

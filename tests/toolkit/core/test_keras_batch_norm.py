@@ -494,3 +494,68 @@ def test_live_batch_norms_survive_their_configuration():
     again = LiveBatchNormalization.from_config(norm.get_config())
     assert again.get_config() == norm.get_config()
     assert (again.folds, again.freeze_statistics, again.momentum) == (False, True, 0.7)
+
+
+# Constraints and regularizers.
+
+
+@keras.saving.register_keras_serializable("own_models")
+class Signed(keras.regularizers.Regularizer):
+    def __call__(self, weight):
+        return ops.sum(weight)
+
+    def get_config(self):
+        return {}
+
+
+def constrained(factors=(1.0, -1.0, 1.0, -1.0), **arguments):
+    kernel = keras.initializers.RandomUniform(0.1, 1.0, seed=0)
+    dense = layers.Dense(4, use_bias=False, kernel_initializer=kernel, name="dense", **arguments)
+    norm = layers.BatchNormalization(name="norm")
+    model = keras.Sequential([keras.Input((5,)), dense, norm, layers.ReLU(), layers.Dense(2)])
+    norm.gamma.assign(np.array(factors))
+    return model
+
+
+def moved_by_training(model, data):
+    model.compile(keras.optimizers.SGD(1e-9), "mse")
+    before = run(model, data)
+    model.fit(data, random(64, 2), verbose=0)
+    return run(model, data) - before
+
+
+@pytest.mark.parametrize("norm", ["live", "fold"])
+def test_a_constraint_acts_on_the_weight_as_in_the_float_model(norm):
+    data = random(64, 5)
+    model = constrained(kernel_constraint="non_neg")
+    prepared = mct.prepare_qat(model, data, mct.QuantizationConfig(batch_norm=norm))
+    assert any("norm stays an operation of its own: the constraint NonNeg" in n for n in mct.plan_of(prepared).notes)
+    kernel = next(weight for weight in prepared.weights if weight.path.endswith("dense/kernel"))
+    before = kernel.numpy()
+    # Without a step only the moving statistics change, as in float; 8 bits lose a few percent.
+    moved, expected = moved_by_training(prepared, data), moved_by_training(model, data)
+    np.testing.assert_allclose(kernel.numpy(), before, atol=1e-6)
+    assert np.abs(moved - expected).max() < 0.1 * np.abs(run(model, data)).max()
+    frozen = mct.finalize(prepared)
+    np.testing.assert_allclose(run(frozen, data), run(prepared, data), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "factors", "folds"),
+    [
+        ({"kernel_regularizer": "l2"}, (1.0, -1.0, 1.0, -1.0), True),
+        ({"kernel_constraint": "max_norm"}, (1.0, -1.0, 1.0, -1.0), True),
+        ({"kernel_constraint": "non_neg"}, (1.0, 1.0, 1.0, 1.0), True),
+        ({"kernel_constraint": "non_neg"}, (1.0, -1.0, 1.0, 1.0), False),
+        ({"kernel_regularizer": Signed()}, (1.0, -1.0, 1.0, 1.0), False),
+    ],
+    ids=["l2", "max_norm", "positive", "negative", "own"],
+)
+def test_a_batch_norm_folds_after_training_where_no_sign_meets_a_rule(arguments, factors, folds):
+    prepared = mct.prepare_qat(constrained(factors, **arguments), random(64, 5))
+    assert mct.plan_of(prepared).batch_norms == ({"norm": "dense"} if folds else {})
+
+
+def test_quantizing_without_training_folds_whatever_the_constraints():
+    quantized = mct.quantize(constrained(kernel_constraint="non_neg"), random(64, 5))
+    assert mct.plan_of(quantized).batch_norms == {"norm": "dense"}

@@ -17,11 +17,11 @@ from model_compression_toolkit.core.keras.capture import (
     capture,
     check_model,
     is_quantized,
-    run_model,
     unique_name,
 )
 from model_compression_toolkit.core.keras.data import batches_of
 from model_compression_toolkit.core.keras.reading import graph_of
+from model_compression_toolkit.core.keras.running import run_model
 from model_compression_toolkit.ptq.keras.quantization_facade import quantize
 
 pytestmark = pytest.mark.keras

@@ -11,9 +11,11 @@ import keras
 from keras import layers, ops
 from keras_models import ZOO, built, fingerprint, fresh, random, run
 
+import model_compression_toolkit as mct
 from model_compression_toolkit.core.keras.capture import built_copies
 from model_compression_toolkit.core.keras.graph import Graph, rebuild
 from model_compression_toolkit.core.keras.reading import graph_of, is_functional
+from model_compression_toolkit.core.keras.unquantized import unquantized
 
 pytestmark = pytest.mark.keras
 
@@ -273,3 +275,95 @@ def test_the_training_argument_of_an_inner_model_is_handed_to_its_layers(inside,
     again = same_again(graph_of(model))
     data = 5.0 + random(8, 4)
     assert np.array_equal(run(again, data, training), run(model, data, training))
+
+
+# Arguments by name.
+
+
+@pytest.mark.parametrize(
+    ("make", "positional", "by_name"),
+    [
+        (lambda: layers.Dense(4), lambda x: ((x,), {}), lambda x: {"inputs": x}),
+        (lambda: layers.Conv1D(4, 3), lambda x: ((x,), {}), lambda x: {"inputs": x}),
+        (lambda: layers.LSTM(4), lambda x: ((x,), {}), lambda x: {"sequences": x}),
+        (
+            lambda: layers.MultiHeadAttention(2, 4),
+            lambda x: ((x,), {"value": x}),
+            lambda x: {"value": x, "query": x},
+        ),
+        (layers.Add, lambda x: (([x, x],), {}), lambda x: {"inputs": [x, x]}),
+        (layers.ReLU, lambda x: ((x,), {}), lambda x: {"inputs": x}),
+    ],
+    ids=["Dense", "Conv1D", "LSTM", "MultiHeadAttention", "Add", "ReLU"],
+)
+def test_a_call_by_name_is_the_positional_call(make, positional, by_name):
+    def quantized(arguments):
+        keras.utils.clear_session(free_memory=False)
+        keras.utils.set_random_seed(0)
+        x = keras.Input((6, 8), name="x")
+        args, kwargs = arguments(x)
+        model = keras.Model(x, layers.Dense(3)(make()(*args, **kwargs)))
+        calls = [(item.name, [value.shape for value in item.inputs], len(item.args)) for item in graph_of(model).calls]
+        return mct.quantize(model, random(16, 6, 8)), calls
+
+    (first, calls), (second, calls_by_name) = quantized(positional), quantized(lambda x: ((), by_name(x)))
+    assert calls_by_name == calls
+    assert mct.plan_of(second).to_dict() == mct.plan_of(first).to_dict()
+    assert np.array_equal(run(second, random(4, 6, 8)), run(first, random(4, 6, 8)))
+
+
+def test_code_of_the_users_may_call_by_name_where_it_runs_layer_by_layer(tmp_path):
+    @keras.saving.register_keras_serializable("own_models")
+    class ByKeyword(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.recurrent, self.attention = layers.LSTM(4, return_sequences=True), layers.MultiHeadAttention(2, 4)
+            self.head, self.scale = layers.Dense(3), self.add_weight(shape=(4,), initializer="ones", name="scale")
+
+        def call(self, inputs):
+            x = self.recurrent(sequences=inputs) * self.scale
+            return self.head(inputs=self.attention(value=x, query=2.0 * x))
+
+        def get_config(self):
+            return {}
+
+    model, inputs = ByKeyword(), random(8, 5, 6)
+    expected = run(model, inputs)
+    quantized = mct.quantize(model, inputs)
+    assert {tensor.site.layer for tensor in mct.plan_of(quantized).quantized()} == {"recurrent", "attention", "head"}
+    with unquantized(quantized):
+        np.testing.assert_allclose(run(quantized, inputs), expected, rtol=1e-5, atol=1e-6)
+
+
+# The user's own layers.
+
+
+def test_a_lambda_layer_of_the_users_is_copied_with_its_function_and_gets_no_calls():
+    x = keras.Input((6,), name="x")
+    code = layers.Lambda(lambda tensor, factor=1.0: tensor * factor, output_shape=(4,), arguments={"factor": 3.0})
+    model = keras.Model(x, layers.Dense(2)(code(layers.Dense(4)(x))))
+    before, data = fingerprint(model), random(16, 6)
+    quantized, prepared = mct.quantize(model, data), mct.prepare_qat(model, data)
+    frozen = mct.finalize(prepared)
+    assert fingerprint(model) == before
+    for made in (quantized, prepared, frozen):
+        assert made.get_layer(code.name) is not code
+        inner = keras.Model(made.input, made.get_layer(code.name).output)
+        assert run(inner, data).shape == (16 * 4,)
+        with unquantized(made):
+            np.testing.assert_allclose(run(made, data), run(model, data), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["x.1", "größe", "a b", "x:0"])
+def test_names_that_a_layer_without_weights_may_have_do_not_break_its_quantizer(name):
+    """Torch takes no dots and TensorFlow no blanks in the names of layers that have variables or are called."""
+    x = keras.Input((6,), name=name)
+    part = keras.Input((4,))
+    inside = keras.Model(part, layers.Dense(4, name="dense")(part), name="part.1")
+    model = keras.Model(x, layers.Dense(2, name="head")(inside(layers.Dense(4, name="first")(x))))
+    data = random(16, 6)
+    prepared = mct.prepare_qat(model, data)
+    prepared.compile("sgd", "mse")
+    prepared.fit(data, random(16, 2), verbose=0)
+    assert run(mct.finalize(prepared), data).shape == (32,)
+    assert f"{name}.output" in [tensor.name for tensor in mct.plan_of(prepared).quantized()]

@@ -13,9 +13,10 @@ from keras_models import images, random, run
 from keras_own_models import TRACEABLE, UNTRACEABLE, Block, own
 
 from model_compression_toolkit.core.common.quantization_config import CaptureMode
-from model_compression_toolkit.core.keras.capture import capture, input_structure
+from model_compression_toolkit.core.keras.capture import capture
 from model_compression_toolkit.core.keras.graph import Value
 from model_compression_toolkit.core.keras.reading import graph_of, graph_of_code
+from model_compression_toolkit.core.keras.running import input_structure
 from model_compression_toolkit.core.keras.sublayers import own_weights, replace_layers, sublayers
 from model_compression_toolkit.core.keras.tracing import NotTraceable, trace
 
@@ -207,3 +208,85 @@ def test_inputs_are_checked_before_anything_is_copied():
     model, _ = own("net")
     with pytest.raises(ValueError, match=r"The model has 1 inputs\. Received: a batch of"):
         capture(model, CaptureMode.AUTO, (images(), images()))
+
+
+# Sizes that are read from a tensor.
+
+
+@keras.saving.register_keras_serializable("own_models")
+class ReadsSizes(layers.Layer):
+    """Dense, then the batch size read from the tensor, in one of the usual ways."""
+
+    def __init__(self, way, **kwargs):
+        super().__init__(**kwargs)
+        self.way, self.dense = way, layers.Dense(8)
+
+    def build(self, shape):
+        self.dense.build(shape)
+
+    def call(self, inputs):
+        x = self.dense(inputs)
+        batch, time = ops.shape(x)[0], ops.shape(x)[1]
+        ways = {
+            "heads": lambda: ops.reshape(x, (batch, time, 2, 4)),
+            "flat": lambda: ops.reshape(x, (batch, -1)),
+            "zeros": lambda: x + ops.zeros((batch, 6, 8)),
+            "token": lambda: ops.concatenate([ops.tile(ops.ones((1, 1, 8)), (batch, 1, 1)), x], axis=1),
+            "mean": lambda: ops.broadcast_to(ops.mean(x, 0, keepdims=True), (batch, 6, 8)),
+        }
+        return ways[self.way]()
+
+    def get_config(self):
+        return {**super().get_config(), "way": self.way}
+
+
+def reads_sizes(way):
+    x = keras.Input((6, 8))
+    return keras.Model(x, ReadsSizes(way, name="own")(layers.Dense(8)(x)))
+
+
+@pytest.mark.parametrize("way", ["heads", "flat"])
+def test_a_reshape_to_a_batch_size_that_is_read_keeps_its_layer_open(way):
+    model, inputs = reads_sizes(way), random(8, 6, 8)
+    captured = capture(model, CaptureMode.AUTO, (inputs,))
+    assert "own/dense" in [call.name for call in captured.graph.calls]
+    assert not captured.notes
+    for batch in (8, 5):
+        data = random(batch, 6, 8, seed=batch)
+        np.testing.assert_allclose(run(captured.float_model(), data), run(model, data), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("way", ["zeros", "token", "mean"])
+def test_a_layer_that_needs_the_batch_size_itself_is_taken_as_a_whole(way):
+    model, inputs = reads_sizes(way), random(8, 6, 8)
+    captured = capture(model, CaptureMode.AUTO, (inputs,))
+    assert captured.graph.calls[-1].name == "own"
+    # On JAX and torch other errors tell that the size is unknown.
+    assert captured.notes[0].startswith("own is taken as a whole, because ")
+    for batch in (8, 5):
+        data = random(batch, 6, 8, seed=batch)
+        np.testing.assert_allclose(run(captured.float_model(), data), run(model, data), rtol=1e-5, atol=1e-6)
+
+
+def test_a_copy_that_fails_does_not_blame_the_data():
+    class NeedsNumbers(layers.Layer):
+        def __init__(self, factor=None, **kwargs):
+            super().__init__(**kwargs)
+            self.factor = factor
+
+        def call(self, inputs):
+            if isinstance(inputs, keras.KerasTensor) or self.factor is not None:
+                return inputs * (self.factor or 1.0)
+            raise RuntimeError("no factor")
+
+        def compute_output_spec(self, inputs):
+            return keras.KerasTensor(inputs.shape)
+
+        def get_config(self):
+            return {"name": self.name}
+
+    x = keras.Input((6,))
+    model = keras.Model(x, layers.Dense(3)(NeedsNumbers(2.0)(x)))
+    with pytest.raises(ValueError, match=r"cannot be copied from the configurations.*no factor") as caught:
+        capture(model, CaptureMode.AUTO, (random(8, 6),))
+    assert "no labels" not in str(caught.value)

@@ -338,7 +338,7 @@ def test_layers_that_cannot_be_copied_are_named(verb):
 
 
 def test_layers_whose_copies_compute_something_else_are_refused(verb):
-    with pytest.raises(ValueError, match=r"copy of the model.*computes something else.*`get_config` leaves out"):
+    with pytest.raises(ValueError, match=r"cannot be copied.*computes something else.*`get_config` leaves out"):
         verb(custom(HalfAConfig(3.0, name="own")), random(8, 4))
 
 

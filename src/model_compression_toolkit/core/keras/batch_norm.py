@@ -12,6 +12,7 @@ from mct_quantizers.common.quant_params import FloatArray
 from mct_quantizers.keras.ops import as_tensor
 from model_compression_toolkit.core.common.operation import Kind
 from model_compression_toolkit.core.keras.graph import Graph
+from model_compression_toolkit.core.keras.layer_state import copy_weights
 from model_compression_toolkit.core.keras.operators import (
     has_activation,
     kind_of,
@@ -23,6 +24,19 @@ from model_compression_toolkit.core.keras.package import PACKAGE
 
 Layer = Any
 """A Keras layer with a kernel, and a bias or None."""
+
+_OF_MAGNITUDES = (
+    keras.constraints.MaxNorm,
+    keras.constraints.MinMaxNorm,
+    keras.constraints.UnitNorm,
+    keras.regularizers.L1,
+    keras.regularizers.L2,
+    keras.regularizers.L1L2,
+    keras.regularizers.OrthogonalRegularizer,
+)
+"""Constraints and regularizers that do the same to a channel and to its negative."""
+_FROZEN = "freeze_statistics"
+"""Name of the flag among the variables in a file."""
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -41,6 +55,32 @@ class LiveBatchNormalization(layers.BatchNormalization):
     def __init__(self, folds: bool = True, freeze_statistics: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.folds, self.freeze_statistics = folds, freeze_statistics
+
+    def build(self, input_shape: Any) -> None:
+        """Make the variables; TensorFlow's checkpoints hold whether the statistics are frozen, too."""
+        super().build(input_shape)
+        if keras.backend.backend() == "tensorflow":
+            from mct_quantizers.keras.tensorflow_checkpoint import CheckpointedRecord
+
+            self.frozen_record = CheckpointedRecord(
+                lambda: str(int(self.freeze_statistics)).encode(), lambda text: self._set_frozen(int(text))
+            )
+
+    def save_own_variables(self, store: Any) -> None:
+        """Keras calls it when it writes weights: whether the statistics are frozen is state."""
+        super().save_own_variables(store)
+        store[_FROZEN] = np.asarray([self.freeze_statistics], np.uint8)
+
+    def load_own_variables(self, store: Any) -> None:
+        """Keras calls it when it reads weights; files of former releases leave the flag as it is."""
+        found = {name: store[name] for name in store.keys()}  # Keras's store is no mapping
+        frozen = found.pop(_FROZEN, None)
+        super().load_own_variables(found)
+        if frozen is not None:
+            self._set_frozen(np.asarray(frozen).item())
+
+    def _set_frozen(self, frozen: Any) -> None:
+        self.freeze_statistics = bool(frozen)
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
         """The normalized `inputs`; arguments as of `keras.layers.BatchNormalization`."""
@@ -85,7 +125,8 @@ def freeze_batch_norm_statistics(model: keras.Model) -> None:
 
     Freezing towards the end of training lets the weights settle on the statistics that will be folded
     (Krishnamoorthi 2018, arXiv:1806.08342, section 3.2.2). A model that is compiled must be compiled again, with its
-    optimizer: `model.compile(model.optimizer, ...)`.
+    optimizer: `model.compile(model.optimizer, ...)`. The flag is saved and loaded with the weights; it too asks a model
+    that is compiled already to be compiled again.
 
     Args:
         model: a model that `prepare_qat` returned.
@@ -166,13 +207,6 @@ def with_bias(layer: Layer) -> Layer:
     return copied
 
 
-def copy_weights(source: Layer, target: Layer) -> None:
-    """Give a built copy of a layer the weights of the layer; a bias that the copy has in addition becomes zero."""
-    values = source.get_weights()
-    missing = [np.zeros(weight.shape, weight.dtype) for weight in target.weights[len(values) :]]
-    target.set_weights(values + missing)
-
-
 def make_factors_positive(layer: Layer, norm: Layer) -> None:
     """Flip weights and statistics of the channels whose factor is negative; what is computed stays the same."""
     if norm.gamma is None:
@@ -183,6 +217,29 @@ def make_factors_positive(layer: Layer, norm: Layer) -> None:
     for variable in (layer.bias, norm.moving_mean, norm.gamma):
         if variable is not None:
             variable.assign(_float64(variable) * sign)
+
+
+def problem_of_training(layer: Layer, norm: Layer, stays_live: bool) -> str:
+    """Why a batch norm cannot be folded into a layer that trains; empty where it can.
+
+    Constraints and regularizers act on the weights as they are. A batch norm that is folded before training changes
+    weights and bias; one that stays live flips the signs of the channels with a negative factor.
+
+    Args:
+        layer: the layer, built.
+        norm: the batch norm.
+        stays_live: whether it is folded when training ends.
+    """
+    flips = norm.gamma is not None and bool((_float64(norm.gamma) < 0).any())
+    if stays_live and not flips:
+        return ""
+    for variable in [kernel_of(layer), layer.bias, norm.gamma if stays_live else None]:
+        for kind in ("constraint", "regularizer"):
+            rule = getattr(variable, kind, None)
+            keeps_signs = type(rule) in _OF_MAGNITUDES and (stays_live or kind == "regularizer")
+            if rule is not None and not keeps_signs:
+                return f"the {kind} {type(rule).__name__} acts on {variable.name!r} as it is"
+    return ""
 
 
 def kernel_name(layer: Layer) -> str:

@@ -5,24 +5,32 @@
 import dataclasses
 import inspect
 import logging
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import keras
-import numpy as np
 
 from mct_quantizers.keras.activation_quantization_holder import KerasActivationQuantizationHolder
 from mct_quantizers.keras.quantize_wrapper import KerasQuantizationWrapper
 from model_compression_toolkit.core.common.framework import described
 from model_compression_toolkit.core.common.quantization_config import CaptureMode
 from model_compression_toolkit.core.common.quantization_plan import TensorSite
-from model_compression_toolkit.core.keras.batch_norm import copy_weights
+from model_compression_toolkit.core.common.reference_outputs import ReferenceOutputs
 from model_compression_toolkit.core.keras.data import Batch
 from model_compression_toolkit.core.keras.graph import Call, Graph, Operation, Value, rebuild
+from model_compression_toolkit.core.keras.layer_state import copy_state
 from model_compression_toolkit.core.keras.module_capture import CapturedModules, copied, copied_model
 from model_compression_toolkit.core.keras.reading import graph_of, graph_of_code, is_functional
-from model_compression_toolkit.core.keras.tracing import NotTraceable, in_one_line
+from model_compression_toolkit.core.keras.running import (
+    CopyFails,
+    input_structure,
+    reference_outputs,
+    run_copy,
+    run_model,
+)
+from model_compression_toolkit.core.keras.tracing import NotTraceable
 from model_compression_toolkit.logger import LOGGER_NAME
 
 _LOGGER = logging.getLogger(LOGGER_NAME)
@@ -34,11 +42,13 @@ class Captured:
 
     Attributes:
         graph: the calls, of the user's operations.
+        reference: what the user's model computes on the sample.
         copies: the operation that stands for each of the user's, by its path.
         notes: what the report should say about the capture.
     """
 
     graph: Graph
+    reference: ReferenceOutputs
     copies: dict[str, Operation]
     notes: list[str] = field(default_factory=list)
     mode: CaptureMode = CaptureMode.GRAPH
@@ -110,7 +120,7 @@ def is_quantized(model: keras.Model) -> bool:
 
 
 def built_copies(graph: Graph) -> dict[str, Operation]:
-    """A copy of each operation of a graph, built and with the weights of the original.
+    """A copy of each operation of a graph, built and with the state of the original.
 
     Raises:
         ValueError: an operation cannot be made from its configuration.
@@ -118,7 +128,7 @@ def built_copies(graph: Graph) -> dict[str, Operation]:
     copies = _copies_of(graph)
     rebuild(graph, lambda call, args, kwargs: copies[call.path](*args, **kwargs))
     for path, layer in graph.layers().items():
-        copy_weights(layer, copies[path])
+        copy_state(layer, copies[path])
     return copies
 
 
@@ -134,9 +144,9 @@ def capture(model: keras.Model, mode: CaptureMode, sample: Batch) -> Captured | 
         ValueError: the sample does not fit the model; a layer or the model cannot be copied; `mode` is `GRAPH` and the
             code of the model does something else than calling layers and functions.
     """
-    expected = run_model(model, sample)
+    reference = reference_outputs(model, sample)
     if mode is CaptureMode.MODULES:
-        return _modules(model, sample, expected, "captured layer by layer, as configured")
+        return _modules(model, sample, reference, "captured layer by layer, as configured")
     reason = ""
     # A layer of the user's that Keras runs in another way than its calls tell is taken as a whole.
     for opens_layers in (True, False):
@@ -145,14 +155,19 @@ def capture(model: keras.Model, mode: CaptureMode, sample: Batch) -> Captured | 
         except NotTraceable as error:
             reason = str(error)
             break
-        captured = Captured(graph, built_copies(graph), graph.notes)
-        if same_outputs(expected, run_model(captured.float_model(), sample)):
-            return captured
-        reason = "its recorded calls compute something else"
+        if not opens_layers:
+            graph.notes.append(f"layers with code of their own are taken as wholes, because {reason}")
+        try:
+            captured = Captured(graph, reference, built_copies(graph), graph.notes)
+            if reference.agree(run_copy(captured.float_model(), sample)):
+                return captured
+            reason = "a copy of its recorded calls computes something else"
+        except CopyFails as error:
+            reason = str(error)
     if is_functional(model):
         raise ValueError(
-            "A copy of the model, made from the configurations of its layers, computes something else: a layer's "
-            "`get_config` leaves out what its `call` depends on."
+            f"The model cannot be copied from the configurations of its layers: {reason}. A layer's `get_config` "
+            "leaves out what its `call` depends on, or its `call` cannot run on symbolic tensors."
         )
     if mode is CaptureMode.GRAPH:
         raise ValueError(
@@ -163,7 +178,7 @@ def capture(model: keras.Model, mode: CaptureMode, sample: Batch) -> Captured | 
         "stays in float and is not listed"
     )
     _LOGGER.warning(note)
-    return _modules(model, sample, expected, note)
+    return _modules(model, sample, reference, note)
 
 
 def _graph(model: keras.Model, sample: Batch, opens_layers: bool) -> Graph:
@@ -179,28 +194,17 @@ def _graph(model: keras.Model, sample: Batch, opens_layers: bool) -> Graph:
     return graph_of_code(model, keras.tree.pack_sequence_as(input_structure(model), values), opens_layers)
 
 
-def _modules(model: keras.Model, sample: Batch, expected: list[Any], note: str) -> CapturedModules:
+def _modules(model: keras.Model, sample: Batch, reference: ReferenceOutputs, note: str) -> CapturedModules:
     def run(like: keras.Model, batch: Batch) -> list[Any]:
         return run_model(like, batch, model)
 
-    captured = CapturedModules(copied_model(model, lambda copy: run(copy, sample)), run, [note])
-    if not same_outputs(expected, run(captured.model, sample)):
+    copy = copied_model(model, lambda copy: run_copy(copy, sample, model))
+    if not reference.agree(run_copy(copy, sample, model)):
         raise ValueError(
             "A copy of the model, made with `from_config(model.get_config())` and the same weights, computes something "
             "else: its `get_config` leaves out what its `call` depends on."
         )
-    return captured
-
-
-def same_outputs(expected: list[Any], received: list[Any]) -> bool:
-    """Whether outputs agree as two runs of one model do, whose layers a compiler fuses in different ways."""
-    if len(expected) != len(received):
-        return False
-    for a, b in zip(expected, received, strict=True):
-        largest = np.abs(a[np.isfinite(a)]).max(initial=1.0)
-        if a.shape != b.shape or not np.allclose(a, b, rtol=1e-4, atol=1e-5 * largest, equal_nan=True):
-            return False
-    return True
+    return CapturedModules(copy, reference, run, [note])
 
 
 def _copies_of(graph: Graph) -> dict[str, Operation]:
@@ -211,8 +215,13 @@ def _copies_of(graph: Graph) -> dict[str, Operation]:
         if call.path not in copies:
             own = call.operation.name
             whole_path = own in taken or call.path.rpartition("/")[2] != own
-            copies[call.path] = _copy(call, unique_name(call.path.replace("/", "_") if whole_path else own, taken))
+            copies[call.path] = _copy(call, unique_name(plain_name(call.path) if whole_path else own, taken))
     return copies
+
+
+def plain_name(name: str) -> str:
+    """A name that every backend takes for a layer: TensorFlow takes no blanks, torch no dots, Keras no slashes."""
+    return re.sub(r"[^A-Za-z0-9_]", "_", name.replace("]", ""))
 
 
 def unique_name(base: str, taken: set[str]) -> str:
@@ -225,52 +234,19 @@ def unique_name(base: str, taken: set[str]) -> str:
     return name
 
 
-def input_structure(model: keras.Model) -> Any:
-    """Some leaf for each input of a model, in the structure that the model takes."""
-    if isinstance(model, keras.Sequential):
-        # One that was never called has `inputs` and no `input`.
-        return model.inputs[0] if len(model.inputs) == 1 else list(model.inputs)
-    if isinstance(model, keras.Function):
-        return model.input
-    return _structure_of((model.get_build_config() or {}).get("input_shape", (None,)))
-
-
-def _structure_of(shapes: Any) -> Any:
-    """The structure of nested shapes."""
-    if isinstance(shapes, dict):
-        return {name: _structure_of(item) for name, item in shapes.items()}
-    if isinstance(shapes, (list, tuple)) and any(isinstance(item, (list, tuple, dict)) for item in shapes):
-        return [_structure_of(item) for item in shapes]
-    return 0
-
-
-def run_model(model: keras.Model, batch: Batch, like: keras.Model | None = None) -> list[Any]:
-    """The model's outputs in evaluation for a batch, flattened, as NumPy arrays.
-
-    Args:
-        model: the model.
-        batch: its inputs.
-        like: a built model that takes inputs in the same structure; the model itself unless given.
-
-    Raises:
-        ValueError: the model fails on the batch; the text gives its shapes and dtypes.
-    """
-    structure = input_structure(like or model)
-    expected = len(keras.tree.flatten(structure))
-    shapes = ", ".join(f"{item.shape} {item.dtype}" for item in batch)
-    advice = "`data` must yield the inputs of the model and nothing else (no labels)."
-    if len(batch) != expected:
-        raise ValueError(f"{advice} The model has {expected} inputs. Received: a batch of {shapes}")
-    try:
-        outputs = model(keras.tree.pack_sequence_as(structure, list(batch)), training=False)
-    except Exception as error:  # the user's layers may raise anything
-        raise ValueError(f"{advice} The model failed on a batch of {shapes}: {in_one_line(error)}") from error
-    return [keras.ops.convert_to_numpy(output) for output in keras.tree.flatten(outputs)]
-
-
 def _copy(call: Call, name: str) -> Operation:
     operation = call.operation
-    if isinstance(operation, keras.layers.Lambda):
-        # Its code is no configuration; a layer without state can stand in two models.
-        return operation
+    if type(operation) is keras.layers.Lambda:
+        return _copied_lambda(operation, name)
     return copied(operation, f"The layer {call.path!r}", name=name)
+
+
+def _copied_lambda(layer: keras.layers.Lambda, name: str) -> keras.layers.Lambda:
+    """A layer with the same function: Keras makes none of a configuration that holds code."""
+    config = {**keras.layers.Layer.get_config(layer), "name": name}
+    # What the constructor was given; without it Keras finds the shape itself.
+    shape = getattr(layer, "_output_shape", None)
+    copy: keras.layers.Lambda = keras.layers.Lambda(
+        layer.function, output_shape=shape, mask=layer.mask, arguments=dict(layer.arguments), **config
+    )
+    return copy

@@ -49,4 +49,7 @@ def as_array(item: Any, name: str = "data") -> Any:
     """
     if keras.ops.is_tensor(item):
         item = keras.ops.convert_to_numpy(item)
+        if item.dtype == object and item.size and isinstance(item.flat[0], bytes):
+            # Of a tensor of text, which layers such as TextVectorization take.
+            item = np.char.decode(item.astype(bytes), "utf-8")
     return checked_array(item, name)

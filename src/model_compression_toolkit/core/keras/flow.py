@@ -3,7 +3,7 @@
 """The steps that every flow takes before calibration: capture, batch norms, plan."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import chain
 from typing import Any
 
@@ -18,13 +18,15 @@ from model_compression_toolkit.core.keras.batch_norm import (
     has_scale_per_output,
     live_batch_norm,
     make_factors_positive,
+    problem_of_training,
     with_bias,
 )
-from model_compression_toolkit.core.keras.capture import Captured, capture, check_model, run_model
+from model_compression_toolkit.core.keras.capture import Captured, capture, check_model
 from model_compression_toolkit.core.keras.data import Batch, batches_of
 from model_compression_toolkit.core.keras.graph import Value
 from model_compression_toolkit.core.keras.graph_sites import GraphSites
 from model_compression_toolkit.core.keras.module_capture import CapturedModules, module_sites
+from model_compression_toolkit.core.keras.running import run_model
 
 
 def capture_and_plan(
@@ -58,7 +60,10 @@ def capture_and_plan(
         pairs = foldable_batch_norms(captured.graph)
         layers = captured.graph.layers()
         live = {n for n, layer in pairs.items() if train and stays_live(config, has_scale_per_output(layers[layer]))}
-        _treat_batch_norms(captured, pairs, live, train)
+        if train:
+            pairs, notes = _foldable_in_training(pairs, live, layers)
+            captured.notes += notes
+        _treat_batch_norms(captured, pairs, live & pairs.keys(), train)
         sites = list(GraphSites(captured.graph, _shapes(captured, sample)).sites(config))
     else:
         sites = list(module_sites(captured, sample))
@@ -68,6 +73,15 @@ def capture_and_plan(
         raise ValueError(f"`model` has nothing to quantize. {'; '.join(reasons) or 'It has no layer with a rule.'}")
     plan = dataclasses.replace(plan, batch_norms=pairs, live_batch_norms=tuple(n for n in pairs if n in live))
     return captured, plan, sample, chain([sample], batches)
+
+
+def _foldable_in_training(
+    pairs: dict[str, str], live: set[str], layers: Mapping[str, Any]
+) -> tuple[dict[str, str], list[str]]:
+    """The batch norms that can be folded when weights are trained, and notes on the others."""
+    problems = {n: problem_of_training(layers[layer], layers[n], n in live) for n, layer in pairs.items()}
+    notes = [f"{n} stays an operation of its own: {problem}" for n, problem in problems.items() if problem]
+    return {n: layer for n, layer in pairs.items() if not problems[n]}, notes
 
 
 def _treat_batch_norms(captured: Captured, pairs: dict[str, str], live: set[str], train: bool) -> None:

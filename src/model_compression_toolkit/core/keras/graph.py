@@ -174,10 +174,24 @@ def rebuild(
 def forget_calls(operations: Iterable[Operation]) -> None:
     """Let the next call of each operation be its first: `layer.output` is that of the first call."""
     for operation in operations:
-        # The user's own code, which is not copied.
-        if not isinstance(operation, keras.layers.Lambda):
-            operation._inbound_nodes.clear()
-            operation._outbound_nodes.clear()
+        operation._inbound_nodes.clear()
+        operation._outbound_nodes.clear()
+
+
+def first_by_position(
+    call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments of a call, the first by its position: `Dense(3)(inputs=x)` is the call `Dense(3)(x)`.
+
+    Args:
+        call: the `call` of the layer or operation.
+        args: positional arguments.
+        kwargs: keyword arguments.
+    """
+    first = next(iter(inspect.signature(call).parameters.values()), None)
+    if args or first is None or first.name not in kwargs or first.kind is not first.POSITIONAL_OR_KEYWORD:
+        return args, kwargs
+    return (kwargs[first.name],), {name: item for name, item in kwargs.items() if name != first.name}
 
 
 def evaluated(operation: Operation, kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -9,8 +9,9 @@ import keras
 
 from mct_quantizers.keras.activation_quantization_holder import KerasActivationQuantizationHolder
 from mct_quantizers.keras.metadata import MetadataLayer, get_metadata, keep_metadata
+from mct_quantizers.keras.quantize_wrapper import KerasQuantizationWrapper
 from mct_quantizers.keras.quantizers.base import deserialized
-from model_compression_toolkit.core.keras.graph import by_name
+from model_compression_toolkit.core.keras.graph import by_name, first_by_position
 from model_compression_toolkit.core.keras.package import PACKAGE
 from model_compression_toolkit.core.keras.sublayers import config_of, replace_layers, sublayers
 
@@ -33,14 +34,18 @@ class Replacement(keras.layers.Layer):
         self.supports_masking = True
         self.layer, self.holder = layer, holder
 
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """A call of the layer; the user's code may give also the first argument by its name, as in `sequences=x`."""
+        args, kwargs = first_by_position(self._inside.call, args, kwargs)
+        return super().__call__(*args, **kwargs)
+
     def build(self, *shapes: Any, **named: Any) -> None:
         """Nothing: layer and holder are built when they are called, or were before; the user's code may build again."""
 
     def call(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """The layer's result for quantized `inputs`; arguments as of the layer."""
-        inside = getattr(self.layer, "layer", self.layer)
         quantized = inputs if self.holder is None else self.holder(inputs)
-        return self.layer(quantized, **by_name(inside, (inputs, *args), kwargs))
+        return self.layer(quantized, **by_name(self._inside, (inputs, *args), kwargs))
 
     def compute_mask(self, inputs: Any, previous_mask: Any) -> Any:
         """The mask of the layer's result."""
@@ -58,6 +63,11 @@ class Replacement(keras.layers.Layer):
         layer = deserialized(config[_LAYER], custom_objects)
         holder = None if config[_HOLDER] is None else deserialized(config[_HOLDER], custom_objects)
         return cls(**{**config, _LAYER: layer, _HOLDER: holder})
+
+    @property
+    def _inside(self) -> Layer:
+        """The layer of the user's."""
+        return self.layer.layer if isinstance(self.layer, KerasQuantizationWrapper) else self.layer
 
     def __getattr__(self, name: str) -> Any:
         """An attribute of the layer, such as `units`."""
@@ -105,6 +115,13 @@ class LayerwiseModel(keras.Model):
     def build(self, input_shape: Any = None) -> None:
         """Nothing: the layers are built when the user's code calls them."""
 
+    def keep_in_checkpoints(self) -> None:
+        """Have TensorFlow's checkpoints hold the whole model, once it is built."""
+        if keras.backend.backend() == "tensorflow":
+            from mct_quantizers.keras.tensorflow_checkpoint import checkpointed
+
+            self.checkpointed = checkpointed(self.replaced, self.weights)
+
     def get_build_config(self) -> dict[str, Any]:
         """What `build_from_config` takes."""
         layers = {path: layer.get_build_config() for path, layer in sublayers(self.model) if layer.built}
@@ -118,6 +135,7 @@ class LayerwiseModel(keras.Model):
         for path, layer in sublayers(self.model):
             if not layer.built and config["layers"].get(path):
                 layer.build_from_config(config["layers"][path])
+        self.keep_in_checkpoints()
 
     def get_config(self) -> dict[str, Any]:
         """Constructor arguments, the user's model and the replaced layers as Keras configurations."""

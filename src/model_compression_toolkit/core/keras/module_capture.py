@@ -14,8 +14,11 @@ from mct_quantizers.common.quant_info import QuantizationTarget
 from model_compression_toolkit.core.common.operation_graph import float_weight_site
 from model_compression_toolkit.core.common.quantization_config import CaptureMode
 from model_compression_toolkit.core.common.quantization_plan import TensorSite
+from model_compression_toolkit.core.common.reference_outputs import ReferenceOutputs
 from model_compression_toolkit.core.keras.data import Batch
+from model_compression_toolkit.core.keras.graph import first_by_position
 from model_compression_toolkit.core.keras.graph_sites import weight_sites
+from model_compression_toolkit.core.keras.layer_state import copy_state
 from model_compression_toolkit.core.keras.operators import weight_axes
 from model_compression_toolkit.core.keras.sublayers import config_of, own_weights, sublayers
 from model_compression_toolkit.core.keras.tracing import in_one_line
@@ -29,11 +32,13 @@ class CapturedModules:
 
     Attributes:
         model: the copy.
+        reference: what the user's model computes on the sample.
         run: runs a model that takes the same inputs on a batch.
         notes: what the report should say about the capture.
     """
 
     model: keras.Model
+    reference: ReferenceOutputs
     run: Callable[[keras.Model, Batch], Any]
     notes: list[str] = field(default_factory=list)
     mode: CaptureMode = CaptureMode.MODULES
@@ -89,7 +94,7 @@ def copied_model(model: keras.Model, build: Callable[[keras.Model], Any]) -> ker
     """
     copy = copied(model, "The model")
     build(copy)
-    copy_all_weights(model, copy)
+    copy_state(model, copy)
     return copy
 
 
@@ -101,27 +106,6 @@ def weighted_layers(model: keras.Model) -> dict[str, Layer]:
         if weight_axes(layer) and not inside:
             found[path] = layer
     return found
-
-
-def copy_all_weights(source: keras.Model, target: keras.Model, but: tuple[str, ...] = ()) -> None:
-    """Give a copy of a model the weights of the model.
-
-    Args:
-        source: the model.
-        target: the copy, built as far as a run reaches its layers.
-        but: the places of layers that keep their weights, with what is inside.
-    """
-    layers = dict(sublayers(target))
-    for path, layer in [("", source), *sublayers(source)]:
-        if any(path == kept or path.startswith(f"{kept}/") for kept in but):
-            continue
-        other = layers[path] if path else target
-        if layer.built and not other.built:
-            # The run that built the copy did not reach it.
-            other.build_from_config(layer.get_build_config())
-        for weight, copy in zip(own_weights(layer), own_weights(other), strict=True):
-            # Not the variable itself: on JAX both would share a buffer, which a training step gives away.
-            copy.assign(keras.ops.convert_to_numpy(weight))
 
 
 def module_sites(captured: CapturedModules, sample: Batch) -> Iterator[TensorSite]:
@@ -163,7 +147,7 @@ def _recorded_inputs(layers: dict[str, Layer]) -> Iterator[dict[str, list[Any]]]
 
     def recording(path: str, call: Callable[..., Any]) -> Callable[..., Any]:
         def recorded(*args: Any, **kwargs: Any) -> Any:
-            first = args[0] if args else next(iter(kwargs.values()))
+            first = first_by_position(call, args, kwargs)[0][0]
             inputs.setdefault(path, []).append(keras.ops.convert_to_numpy(first))
             return call(*args, **kwargs)
 

@@ -12,8 +12,9 @@ from mct_quantizers.keras.activation_quantization_holder import KerasActivationQ
 from mct_quantizers.keras.quantize_wrapper import KerasQuantizationWrapper
 from model_compression_toolkit.core.common.quantization_plan import QuantizationPlan, TensorPlan
 from model_compression_toolkit.core.keras.batch_norm import LiveBatchNormalization, live_batch_norm
+from model_compression_toolkit.core.keras.layer_state import copy_state
 from model_compression_toolkit.core.keras.layerwise_model import LayerwiseModel, Replacement
-from model_compression_toolkit.core.keras.module_capture import CapturedModules, copied, copy_all_weights
+from model_compression_toolkit.core.keras.module_capture import CapturedModules, copied
 from model_compression_toolkit.core.keras.sublayers import sublayers
 
 Layer = Any
@@ -93,7 +94,8 @@ def _assembled(model: keras.Model, replaced: dict[str, Layer], build: Callable[[
     """A built model of the code and weights of `model`, with replaced layers, which keep their weights."""
     assembled = LayerwiseModel(copied(model, "The model"), replaced)
     build(assembled)
-    copy_all_weights(model, assembled.model, tuple(replaced))
+    copy_state(model, assembled.model, tuple(replaced))
+    assembled.keep_in_checkpoints()
     return assembled
 
 
@@ -101,5 +103,5 @@ def _copied_layer(layer: Layer, path: str) -> Layer:
     """A built copy of a layer with its weights."""
     copy = copied(layer, f"The layer {path!r}")
     copy.build_from_config(layer.get_build_config())
-    copy.set_weights(layer.get_weights())
+    copy_state(layer, copy)
     return copy

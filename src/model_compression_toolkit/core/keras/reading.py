@@ -8,7 +8,7 @@ import keras
 
 from mct_quantizers.common.constants import TRAINING
 from mct_quantizers.common.quantizer_dispatch import takes_training
-from model_compression_toolkit.core.keras.graph import Call, Graph, Operation, Value
+from model_compression_toolkit.core.keras.graph import Call, Graph, Operation, Value, first_by_position
 from model_compression_toolkit.core.keras.operators import weight_axes
 from model_compression_toolkit.core.keras.sublayers import sublayers
 from model_compression_toolkit.core.keras.tracing import NotTraceable, Traced, trace, trace_evaluation
@@ -128,7 +128,8 @@ class _Reader:
             for node in functional._nodes_by_depth[depth]:
                 if node.is_input:
                     continue
-                args, kwargs = keras.tree.map_structure(value_of, (node.arguments.args, node.arguments.kwargs))
+                arguments = first_by_position(node.operation.call, node.arguments.args, node.arguments.kwargs)
+                args, kwargs = keras.tree.map_structure(value_of, arguments)
                 name = node.operation.name if traced is None else traced.name_of(node.operation)
                 if traced is not None:
                     # What the training flag was while recording; it follows that of the model.

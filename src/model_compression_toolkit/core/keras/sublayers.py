@@ -9,6 +9,8 @@ from typing import Any
 
 import keras
 
+from model_compression_toolkit.core.keras.recorded_calls import replace_operations
+
 Layer = Any
 
 _COMMON = ("name", "trainable", "dtype")
@@ -69,8 +71,22 @@ def replace_layers(model: keras.Model, replaced: Mapping[str, Layer]) -> keras.M
         for name, value in _fields(owner).items():
             if (other := _swapped(value, instead)) is not value:
                 setattr(owner, name, other)
+        if isinstance(owner, keras.Function) and not _is_container(owner):
+            replace_operations(owner, instead)
+        if isinstance(owner, keras.Sequential) and not _is_container(owner):
+            _replace_in_list(owner, instead)
+            continue
         owner._layers[:] = [layer for layer in owner._layers if id(layer) not in instead or _is_container(owner)]
     return instead.get(id(model), model)
+
+
+def _replace_in_list(model: keras.Sequential, instead: Mapping[int, Layer]) -> None:
+    """Let a sequential model of a class of its own, which a clone would lose, list other layers."""
+    others = [instead.get(id(layer), layer) for layer in model.layers]
+    for _ in others:
+        model.pop(rebuild=False)
+    for number, layer in enumerate(others, 1):
+        model.add(layer, rebuild=number == len(others))
 
 
 def _is_container(layer: Layer) -> bool:

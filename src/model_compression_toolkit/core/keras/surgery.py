@@ -22,12 +22,14 @@ from model_compression_toolkit.core.keras.batch_norm import (
     kernel_of,
     with_bias,
 )
-from model_compression_toolkit.core.keras.capture import Captured, unique_name
+from model_compression_toolkit.core.keras.capture import Captured, plain_name, unique_name
 from model_compression_toolkit.core.keras.data import Batch
 from model_compression_toolkit.core.keras.graph import Call, Value, by_name, forget_calls, rebuild
 from model_compression_toolkit.core.keras.layerwise_model import LayerwiseModel
 from model_compression_toolkit.core.keras.module_capture import CapturedModules
 from model_compression_toolkit.core.keras.module_surgery import names_of_layers, quantize_layers, quantizer_of_layer
+from model_compression_toolkit.core.keras.running import run_copy
+from model_compression_toolkit.core.keras.unquantized import check_assembled
 
 HOLDER_SUFFIX = "activation_holder_quantizer"
 _PLAN, _NAMES = "quantization_plan", "layer_names"
@@ -57,10 +59,11 @@ def apply_plan(
         The quantized model; `plan_of` gives its plan.
 
     Raises:
-        ValueError: the plan belongs to another model.
+        ValueError: the plan belongs to another model; what was assembled computes something else than the user's model.
     """
     if isinstance(captured, CapturedModules):
         layerwise = quantize_layers(captured, plan, sample, wrapper_class, weight_quantizer, activation_quantizer)
+        check_assembled(layerwise, captured.reference, lambda model: captured.run(model, sample))
         return set_plan(layerwise, plan, names_of_layers(plan))
     quantizers: dict[str, dict[str, Any]] = {}
     names: dict[str, str] = {}
@@ -73,7 +76,7 @@ def apply_plan(
     taken = {operation.name for operation in captured.copies.values()}
     holders: dict[Value, KerasActivationQuantizationHolder] = {}
     for tensor in plan.quantized(QuantizationTarget.Activation):
-        name = unique_name(f"{_plain(tensor.site.layer)}_{HOLDER_SUFFIX}", taken)
+        name = unique_name(f"{plain_name(tensor.site.layer)}_{HOLDER_SUFFIX}", taken)
         holder = KerasActivationQuantizationHolder(activation_quantizer(tensor), name=name)
         holders[captured.value(tensor.site.layer)] = holder
         names[tensor.name] = name
@@ -90,6 +93,7 @@ def apply_plan(
         lambda call, args, kwargs: _run(call, operations[call.path], args, kwargs),
         lambda value, tensor: holders[value](tensor) if value in holders else tensor,
     )
+    check_assembled(model, captured.reference, lambda model: run_copy(model, sample))
     for norm, path in plan.batch_norms.items():
         names[path] = captured.copies[path].name
         if norm in plan.live_batch_norms:
@@ -107,7 +111,8 @@ def plan_of(model: keras.Model) -> QuantizationPlan:
     if values is None:
         raise ValueError(
             "`model` must be a model that `quantize` or `prepare_qat` returned, or one of a file that "
-            "`keras_load_quantized_model` loaded. Received: one without a plan"
+            "`keras_load_quantized_model` loaded, or a copy of one. Received: one without a plan. "
+            "`keras.models.clone_model` leaves the plan out: use `copy.deepcopy`"
         )
     return QuantizationPlan.from_dict(values)
 
@@ -199,8 +204,3 @@ def _constants_of(calls: list[Call]) -> dict[str, Any]:
 
 def _holds_tensors(item: Any) -> bool:
     return any(isinstance(leaf, Value) for leaf in keras.tree.flatten(item))
-
-
-def _plain(name: str) -> str:
-    """A name that Keras and its files take."""
-    return name.replace("/", "_").replace(":", "_").replace("[", "_").rstrip("]")

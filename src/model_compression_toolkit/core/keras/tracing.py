@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Recording what the code of a layer or model does: its `call`, run on symbolic tensors."""
 
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,6 +15,9 @@ import numpy as np
 from mct_quantizers.common.constants import TRAINING
 from mct_quantizers.common.quantizer_dispatch import takes_training
 from model_compression_toolkit.core.keras.sublayers import own_weights, sublayers
+
+_SHAPES = ("newshape", "shape", "repeats")
+"""Attributes of Keras's operations that hold sizes."""
 
 Function = Any
 """A `keras.Model` whose calls Keras has recorded."""
@@ -61,6 +65,7 @@ def trace(layer: Any, make_arguments: Callable[[], tuple[tuple[Any, ...], dict[s
             raise NotTraceable(f"it calls {node.operation.name!r} with training={constant}")
         if any(keras.ops.is_tensor(leaf) or isinstance(leaf, keras.Variable) for leaf in _leaves(node)):
             raise NotTraceable(f"{node.operation.name!r} takes a tensor that is no result of a call")
+        _fix_sizes(node)
     return Traced(evaluation, {id(inner): path for path, inner in sublayers(layer)})
 
 
@@ -181,6 +186,42 @@ def _unchanged(layer: Any) -> Iterator[None]:
     finally:
         for nodes, length in zip(lists, lengths, strict=True):
             del nodes[length:]
+
+
+def _fix_sizes(node: Any) -> None:
+    """Give a reshape that read a size from a tensor, unknown while recording, the shape that it means.
+
+    Raises:
+        NotTraceable: an operation that needs the size itself.
+    """
+    operation = node.operation
+    for name in _SHAPES:
+        sizes = getattr(operation, name, None)
+        if isinstance(operation, keras.layers.Layer) or not isinstance(sizes, (list, tuple)) or None not in sizes:
+            continue
+        fixed = _sizes_of_reshape(tuple(sizes), tuple(_leaf_shape(node))) if name == "newshape" else None
+        if fixed is None:
+            raise NotTraceable(f"it gives {operation.name!r} a size that is read from a tensor")
+        node.operation = type(operation).from_config({**operation.get_config(), name: fixed})
+
+
+def _leaf_shape(node: Any) -> tuple[int | None, ...]:
+    """Shape of the first tensor that a call takes."""
+    shape: tuple[int | None, ...] = next(leaf.shape for leaf in _leaves(node) if isinstance(leaf, keras.KerasTensor))
+    return shape
+
+
+def _sizes_of_reshape(sizes: tuple[int | None, ...], shape: tuple[int | None, ...]) -> tuple[int, ...] | None:
+    """The sizes with -1 for the one that is read from a tensor; None where they do not follow from the shape."""
+    known = list(sizes)
+    if -1 in known and known[0] is None is shape[0] and None not in shape[1:]:
+        # As in `(batch, -1)`: the batch stays, and what is left follows.
+        rest = math.prod(size for size in shape[1:] if size is not None)
+        others = math.prod(size for size in known[1:] if size not in (None, -1))
+        known[known.index(-1)] = rest // others if others else 0
+    if known.count(None) + known.count(-1) != 1:
+        return None
+    return tuple(-1 if size is None else size for size in known)
 
 
 def _nodes(function: Function) -> list[Any]:

@@ -4,7 +4,7 @@
 
 import logging
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -48,6 +48,7 @@ class Captured:
             else is given.
         identities: paths of modules of the user's that do nothing in evaluation.
         node_names: node of each layer or operation in graph mode, by the name that plans use.
+        check: raises where what was assembled of the copy, its quantizers off, is not the user's model.
     """
 
     model: nn.Module
@@ -56,6 +57,7 @@ class Captured:
     arguments: dict[str, Any] = field(default_factory=dict)
     identities: frozenset[str] = frozenset()
     node_names: dict[str, str] = field(default_factory=dict)
+    check: Callable[[nn.Module], None] | None = None
 
     @property
     def graph(self) -> fx.Graph:

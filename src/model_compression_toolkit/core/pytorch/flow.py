@@ -22,6 +22,7 @@ from model_compression_toolkit.core.pytorch.module_sites import module_sites
 from model_compression_toolkit.core.pytorch.operators import weight_axis
 from model_compression_toolkit.core.pytorch.surgery import fold_batch_norms, make_batch_norms_freezable
 from model_compression_toolkit.core.pytorch.tied_weights import mark_tied_weights
+from model_compression_toolkit.core.pytorch.unquantized import assembled_check
 
 
 def capture_and_plan(
@@ -51,6 +52,7 @@ def capture_and_plan(
     batches = batches_of(data, device)
     sample = next(batches)
     captured = capture(model, config.capture, sample, train)
+    captured.check = assembled_check(model, sample)
     call_all_layers(captured.model)
     if captured.mode is CaptureMode.GRAPH:
         pairs = GraphSites(captured, sample).foldable_batch_norms()

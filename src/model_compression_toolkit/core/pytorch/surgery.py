@@ -105,7 +105,7 @@ def apply_plan(
         The quantized model; `plan_of` gives its plan.
 
     Raises:
-        ValueError: the plan belongs to another model.
+        ValueError: the plan belongs to another model; what was assembled computes something else than the user's model.
     """
     root = captured.model
     device = next((parameter.device for parameter in root.parameters()), torch.device("cpu"))
@@ -127,6 +127,8 @@ def apply_plan(
     if isinstance(root, fx.GraphModule):
         root.graph.lint()
         root.recompile()
+    if captured.check is not None:
+        captured.check(root)
     keep_names_of_tied_weights(root)
     set_plan(root, plan)
     return root

@@ -13,9 +13,9 @@ import numpy.typing as npt
 from mct_quantizers.common.quant_info import QuantizationTarget
 from model_compression_toolkit.core.common.progress import track
 from model_compression_toolkit.core.common.quantization_plan import TensorPlan
-from model_compression_toolkit.core.keras.capture import run_model
 from model_compression_toolkit.core.keras.data import Batch
 from model_compression_toolkit.core.keras.layerwise_model import LayerwiseModel
+from model_compression_toolkit.core.keras.running import run_model
 from model_compression_toolkit.core.keras.surgery import names_of, plan_of, quantizer_of
 from model_compression_toolkit.exporter.common.output_comparison import OutputComparison
 from model_compression_toolkit.exporter.common.parity import Compared, ParityReport, TensorParity
