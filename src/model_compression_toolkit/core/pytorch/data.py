@@ -66,10 +66,11 @@ def only_tensors(batch: Batch, name: str) -> Batch:
     """The same batch, where it is one or several tensors by position.
 
     Raises:
-        ValueError: it is passed by name, or holds something else; the text calls the data `name`.
+        TypeError: it is passed by name, or holds something else; the text calls the data `name`.
     """
     if keywords_of(batch) or not all(isinstance(item, Tensor) for item in batch):
-        raise ValueError(f"`{name}` must yield batches of tensors by position. Received: {described(batch)}")
+        kind = "dict" if keywords_of(batch) else "batch"
+        raise TypeError(f"`{name}` must yield tensors or arrays, by position. Received: a {kind} of {described(batch)}")
     return batch
 
 
