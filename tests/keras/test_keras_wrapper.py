@@ -1584,3 +1584,13 @@ def test_wrong_number_of_channels_is_said_at_the_call():
 def test_public_face_offers_the_wrapper_and_its_quantizers():
     assert keras_quantizers.WeightsPOTInferableQuantizer is WeightsPOTInferableQuantizer
     assert issubclass(KerasQuantizationWrapper, keras.layers.Layer)
+
+
+def test_a_wrapped_layer_takes_a_product_with_a_number():
+    """Keras takes it for sparse while it looks for the shape of the result."""
+    inputs = keras.Input((4, 4, 3))
+    quantizer = keras_quantizers.WeightsSymmetricInferableQuantizer(8, [1.0], False)
+    wrapper = KerasQuantizationWrapper(keras.layers.Conv2D(2, 3), {"kernel": quantizer})
+    model = keras.Model(inputs, wrapper(inputs * 0.5))
+    assert model.output_shape == (None, 2, 2, 2)
+    assert not model.output.sparse

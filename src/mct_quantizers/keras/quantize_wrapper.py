@@ -219,6 +219,8 @@ class KerasQuantizationWrapper(RecordsQuantizers, keras.layers.Wrapper):
 
     def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:
         """Shape and dtype of the wrapped layer's result."""
+        # Keras takes a product with a number for sparse, on which most layers cannot be tried.
+        args, kwargs = keras.tree.map_structure(_dense, (args, kwargs))
         spec = super().compute_output_spec(*args, **kwargs)
         if isinstance(self.layer, FunctionLayer):
             return spec
@@ -410,6 +412,11 @@ def _check_arguments(layer: Any, weights_quantizers: Any, weight_values: Any) ->
 
 def _is_tensor(value: Any) -> bool:
     return isinstance(value, (np.ndarray, keras.Variable)) or keras.ops.is_tensor(value)
+
+
+def _dense(leaf: Any) -> Any:
+    """A symbolic tensor of the same shape and dtype that is not sparse; anything else as it is."""
+    return keras.KerasTensor(leaf.shape, leaf.dtype) if isinstance(leaf, keras.KerasTensor) and leaf.sparse else leaf
 
 
 def _prefix(key: WeightKey) -> str:

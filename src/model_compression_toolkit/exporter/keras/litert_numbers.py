@@ -152,13 +152,12 @@ def numbered_model(graph: Graph, numbers: Numbers) -> keras.Model:
 
     def call_of(call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         operation = call.operation
+        args = _kept_apart(call, args, numbers)
         if _is_wrapper(operation):
             operation = numbered_wrapper(operation)
         elif isinstance(operation, KerasActivationQuantizationHolder) and not is_bypassed(operation):
             grid = activation_grid(activation_params(call))
             operation = _NumberedActivation(numbers.of_activation(call.name, grid))
-        elif _is_merged(operation):
-            args = _kept_apart(call, args, numbers)
         elif _is_quantized_next(graph, call):
             operation = _average_as_product(call, numbers) or operation
         return convertible(operation)(*args, **evaluated(operation, kwargs))
@@ -167,18 +166,24 @@ def numbered_model(graph: Graph, numbers: Numbers) -> keras.Model:
 
 
 def _is_merged(operation: Any) -> bool:
-    """Whether the converter multiplies the weight of a layer before an operation by the operation's constants."""
+    """Whether the converter multiplies the weight of a layer before or behind an operation by its constants."""
     if isinstance(operation, (keras.layers.BatchNormalization, keras.layers.Normalization, keras.layers.Rescaling)):
         return True
     return type(operation).__name__ in ("Multiply", "Divide", "TrueDivide")
 
 
 def _kept_apart(call: Call, args: tuple[Any, ...], numbers: Numbers) -> tuple[Any, ...]:
-    """The arguments with a barrier behind each that is the result of a layer with quantized weights."""
+    """The arguments, with barriers between layers with quantized weights and what would be merged with these."""
+    if _is_wrapper(call.operation):
+        is_beyond = _is_merged
+    elif _is_merged(call.operation):
+        is_beyond = _is_wrapper
+    else:
+        return args
 
     def apart(value: Any, tensor: Any) -> Any:
-        is_product = isinstance(value, Value) and value.call is not None and _is_wrapper(value.call.operation)
-        return _NumberedActivation(numbers.of_barrier())(tensor) if is_product else tensor
+        is_kept = isinstance(value, Value) and value.call is not None and is_beyond(value.call.operation)
+        return _NumberedActivation(numbers.of_barrier())(tensor) if is_kept else tensor
 
     kept: tuple[Any, ...] = keras.tree.map_structure(apart, call.args, args)
     return kept
