@@ -209,7 +209,9 @@ class Method(ABC):
         Its magnitude, so that an optimizer's step across zero leaves a valid grid; for power-of-two grids the nearest
         power of two in the logarithm.
         """
-        positive = ops.maximum(ops.absolute(scale), SMALLEST_SCALE)
+        magnitude = ops.absolute(scale)
+        # No maximum: that of some compilers hides NaN.
+        positive = ops.where(magnitude < SMALLEST_SCALE, SMALLEST_SCALE, magnitude)
         if self.quantization_method is QuantizationMethod.POWER_OF_TWO:
             return arithmetic.with_gradient_of(arithmetic.power_of_two(positive, ops), positive, ops)
         return positive
