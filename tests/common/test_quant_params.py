@@ -9,6 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scalar_oracle import THRESHOLDS, grids, ranges
 
+from mct_quantizers.common import numpy_ops
+from mct_quantizers.common.arithmetic import fake_quantize
 from mct_quantizers.common.quant_params import (
     Granularity,
     QuantParams,
@@ -246,3 +248,13 @@ def test_wrong_params_are_refused_by_name_and_value(change, error, name, receive
 def test_dictionary_with_wrong_keys_is_refused(values):
     with pytest.raises(ValueError, match="Expected the keys"):
         QuantParams.from_dict(values)
+
+
+def test_one_bit_with_sign_has_the_levels_minus_threshold_and_zero():
+    params = from_threshold([0.5, 2.0], 1, axis=0)
+    x = np.array([[-9.0, -0.26, -0.24, 0.0, 9.0], [-9.0, -1.1, -0.9, 0.0, 9.0]])
+    expected = [[-0.5, -0.5, 0.0, 0.0, 0.0], [-2.0, -2.0, 0.0, 0.0, 0.0]]
+    np.testing.assert_array_equal(fake_quantize(x, params, numpy_ops), expected)
+    # Without a sign zero and half of the threshold, on a range of one side its end.
+    np.testing.assert_array_equal(fake_quantize(x[:1], from_threshold(1.0, 1, False), numpy_ops)[0, -2:], [0.0, 0.5])
+    np.testing.assert_array_equal(fake_quantize(x[:1], from_range(0.0, 3.0, 1), numpy_ops)[0, -2:], [0.0, 3.0])

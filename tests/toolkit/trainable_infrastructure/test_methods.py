@@ -476,3 +476,14 @@ def test_wrong_settings_are_refused(name, settings, error, text):
 def test_print_shows_method_grid_and_width(case):
     pytest.importorskip("torch")
     assert f"{case.name}, {case.grid.name}, num_bits=4, axis={case.axis}" in repr(quantizer_of("pytorch", case))
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "APOT" and SYMMETRIC in method_class(name).supports])
+def test_one_bit_with_sign_is_minus_the_threshold_and_zero(name):
+    pytest.importorskip("torch")
+    case = Case(name, SYMMETRIC, WEIGHT, 0)
+    quantizer, x = quantizer_of("pytorch", case, 1), sample(case)
+    threshold = np.asarray(config_of(case).weights_quantization_params["threshold"], np.float32)[:, np.newaxis]
+    for output in (run(quantizer, x), run_inferable(quantizer, x)):
+        assert set(np.unique(output / threshold)) == {-1.0, 0.0}
+    assert all(np.isfinite(each).all() for each in gradients(quantizer, x).values())

@@ -32,7 +32,7 @@ class WeightsSymmetric(SymmetricGridQuantizer, WeightsQuantizer):
     """Weights on the grid `scale · {quant_min … quant_max}`, `scale = threshold / 2**(num_bits - signed)`.
 
     Args:
-        num_bits: 1 to 16.
+        num_bits: 1 to 16; one bit with sign has the levels -threshold and 0.
         threshold: positive number or numbers, one per tensor or one per channel.
         per_channel: whether each slice along `channel_axis` has its own threshold.
         channel_axis: axis of the channels, negative from the end; needed per channel.
@@ -70,7 +70,7 @@ class ActivationSymmetric(SymmetricGridQuantizer):
     """Activations on the grid `scale · {quant_min … quant_max}`, `scale = threshold / 2**(num_bits - signed)`.
 
     Args:
-        num_bits: 1 to 16.
+        num_bits: 1 to 16; one bit with sign has the levels -threshold and 0.
         threshold: one positive number.
         signed: whether the grid has negative values.
 

@@ -63,7 +63,8 @@ class TensorConfig:
     complete ones. The representation leaves out what was left out.
 
     Attributes:
-        num_bits: width of the integers, 1 to 16.
+        num_bits: width of the integers, 1 to 16. One bit, signed and symmetric, has the levels -1 and 0 times the
+            threshold.
         method: power-of-two, symmetric or uniform grid.
         granularity: one scale per tensor or per channel (weights only).
         range_search: how calibration finds the range.

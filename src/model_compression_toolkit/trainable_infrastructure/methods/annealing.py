@@ -33,8 +33,8 @@ class AnnealedMethod(Method):
 
     Args:
         method: name of the other method.
-        start: calls in training before quantization sets in.
-        end: calls in training until it is complete.
+        start: steps of training before quantization sets in.
+        end: steps of training until it is complete.
         arguments: settings of the other method.
     """
 
@@ -106,9 +106,9 @@ class Gradual(AnnealedMethod, name="GRADUAL", supports=GRIDS):
 class Stochastic(AnnealedMethod, name="STOCHASTIC", supports=GRIDS, targets={QuantizationTarget.Weights}):
     """Training with quantization noise (Fan et al., ICLR 2021, arXiv:2004.07320): a random share of a weight.
 
-    At each call every element is quantized with the probability at hand (section 4.1, with single elements for blocks),
+    At each step every element is quantized with the probability at hand (section 4.1, with single elements for blocks),
     and stays in float otherwise. Differs: the probability rises from 0 to 1, so that training ends with what is
-    deployed; the random numbers are a fixed uniform one for each element, moved on by the golden ratio at every call
+    deployed; the random numbers are a fixed uniform one for each element, moved on by the golden ratio at every step
     (a Kronecker sequence), which is the same in every framework and resumes exactly.
     """
 

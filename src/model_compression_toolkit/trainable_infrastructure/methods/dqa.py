@@ -23,20 +23,21 @@ from model_compression_toolkit.trainable_infrastructure.methods.method import (
 
 
 class DQA(Method, name="DQA", supports=GRIDS):
-    """Quantization with attention over bit widths.
+    """DNN Quantization with Attention (Hacene et al. 2021, arXiv:2103.13322).
 
     In training the tensor is a mixture, `Σ p_i · q_i`, of its quantizations q_i at n, 2n and 4n bits (at most 16) over
     one range, with `p = softmax(t · a / std(a))`, where the attention `a` is learned, from (4, 2, 1)/7 on. The
-    temperature t rises from 0 to `temperature` in `steps` calls in training, which makes the mixture a choice (as in
+    temperature t rises from 0 to `temperature` in `steps` steps, which makes the mixture a choice (as in
     Wu et al. 2018, arXiv:1812.00090, section 4), and a penalty, `penalty · Σ p_i · (bits_i / n - 1)`, makes n bits that
     choice. Evaluation and what is frozen have n bits. The range stays as calibrated.
 
-    No paper of the name is known that gives these formulas; they are those of the interface, with the schedule and the
-    penalty, which it leaves open.
+    The paper's idea: a learned mixture of a low, a medium and a high precision becomes the low one, by attention with
+    a temperature schedule. The formulas and the first attention are those of the interface. Differs: the schedule is
+    linear, the penalty weighs a share by its excess of bits, and all widths share one grid of this package.
 
     Args:
         temperature: t at the end.
-        steps: calls in training until then.
+        steps: steps of training until then.
         penalty: factor of the penalty.
     """
 

@@ -12,8 +12,9 @@ from model_compression_toolkit.trainable_infrastructure.methods.method import GR
 class LSQ(Method, name="LSQ", supports=GRIDS):
     """Learned Step Size Quantization (Esser et al., ICLR 2020, arXiv:1902.08153).
 
-    Learns `scale` with the gradient of equation 3, multiplied by 1/sqrt(N · quant_max), where N is the number of
-    elements of the tensor at hand that share the scale (section 2.2). Differs: `scale` starts from calibration, not
+    Learns `scale` with the gradient of equation 3, multiplied by 1/sqrt(N · quant_max), where N elements share the
+    scale: of the weight, or of one sample of an activation, the paper's number of features (section 2.2). Axis 0 of an
+    activation counts its samples. Differs: an optimizer counts the scale in units of its own size (`Learned.unit`); `scale` starts from calibration, not
     from 2·mean|x|/sqrt(quant_max); on uniform grids the zero point stays as calibrated; on power-of-two grids the scale
     is rounded to a power of two with a straight-through gradient.
     """

@@ -28,7 +28,7 @@ GRIDS = frozenset({QuantizationMethod.POWER_OF_TWO, QuantizationMethod.SYMMETRIC
 """The grids of integers."""
 
 STEP = "step"
-"""Name of the state that counts the calls in training."""
+"""Name of the state that counts the steps of training."""
 
 _METHODS: dict[str, type["Method"]] = {}
 
@@ -155,7 +155,7 @@ class Method(ABC):
         return self.quantize(x, learned, params, ops)
 
     def advance(self, learned: Mapping[str, Tensor], ops: Ops) -> dict[str, Tensor]:
-        """New values of state that is not trained, after each call in training: the `counter`, if there is one."""
+        """New values of state that is not trained, after each step of training: the `counter`, if there is one."""
         del ops
         return {STEP: learned[STEP] + 1.0} if STEP in learned else {}
 
@@ -192,7 +192,7 @@ class Method(ABC):
 
     @staticmethod
     def counter() -> dict[str, Learned]:
-        """State that counts the calls in training, `learned[STEP]`, shape (1,)."""
+        """State that counts the steps of training, `learned[STEP]`, shape (1,)."""
         return {STEP: Learned(np.zeros(1, np.float32), trainable=False, per_scale=False)}
 
     def grid(self, params: QuantParams, trainable: bool) -> dict[str, Learned]:
@@ -209,7 +209,9 @@ class Method(ABC):
         Its magnitude, so that an optimizer's step across zero leaves a valid grid; for power-of-two grids the nearest
         power of two in the logarithm.
         """
-        positive = ops.maximum(ops.absolute(scale), SMALLEST_SCALE)
+        magnitude = ops.absolute(scale)
+        # No maximum: that of some compilers hides NaN.
+        positive = ops.where(magnitude < SMALLEST_SCALE, SMALLEST_SCALE, magnitude)
         if self.quantization_method is QuantizationMethod.POWER_OF_TWO:
             return arithmetic.with_gradient_of(arithmetic.power_of_two(positive, ops), positive, ops)
         return positive

@@ -30,13 +30,13 @@ class SoftRounding(Method, name="SOFT_ROUNDING", supports=GRIDS, targets={Quanti
 
     A weight becomes `scale · clip(floor(w / scale) + h)` (equation 22), where h, from 0 to 1, is the rectified sigmoid
     (equation 23) of a learned number for each element. The penalty `penalty · Σ (1 - |2h - 1|**β)` (equation 24), with
-    β falling from 20 to 2 in `steps` calls after the first fifth of them, drives h to 0 or 1; evaluation and what is
+    β falling from 20 to 2 in `steps` steps after the first fifth of them, drives h to 0 or 1; evaluation and what is
     frozen take the nearer of both. Differs: the learned number counts from the one at which h is the fraction of
     `w / scale`, so that it starts at zero and training starts with the float weight; the weight itself is trained on,
     with a straight-through gradient; the loss is that of the training, not layer by layer.
 
     Args:
-        steps: calls in training until β is 2.
+        steps: steps of training until β is 2.
         penalty: factor of the penalty.
     """
 
