@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Models that are no plain PyTorch modules: compiled, scripted, spread over devices, or without values."""
 
+from collections.abc import Callable
 from itertools import chain
 
 import torch
@@ -36,9 +37,14 @@ def check_kind(model: nn.Module) -> None:
             )
 
 
-def uncompiled(model: nn.Module) -> nn.Module:
-    """A copy of a model with the modules themselves in place of what `torch.compile` made of them."""
-    copied = copy_of(model)
+def uncompiled(model: nn.Module, copied_by: Callable[[nn.Module], nn.Module] = copy_of) -> nn.Module:
+    """A copy of a model with the modules themselves in place of what `torch.compile` made of them.
+
+    Args:
+        model: the model; it is not changed.
+        copied_by: makes the copy.
+    """
+    copied = copied_by(model)
     compiled = [path for path, module in copied.named_modules(remove_duplicate=False) if _inside(module) is not module]
     # The innermost first: paths of the others stay valid.
     for path in sorted(compiled, key=len, reverse=True):

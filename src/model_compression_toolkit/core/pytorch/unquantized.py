@@ -18,6 +18,7 @@ from mct_quantizers.pytorch.quantize_wrapper import PytorchQuantizationWrapper
 from model_compression_toolkit.core.common.reference_outputs import RELATIVE_STEP, ReferenceOutputs
 from model_compression_toolkit.core.pytorch.capture import run_model
 from model_compression_toolkit.core.pytorch.data import Batch, map_batch
+from model_compression_toolkit.core.pytorch.model_kinds import uncompiled
 from model_compression_toolkit.core.pytorch.model_state import scratch_copy
 from model_compression_toolkit.core.pytorch.training_comparison import repeatable
 
@@ -36,7 +37,9 @@ def assembled_check(model: nn.Module, sample: Batch) -> Callable[[nn.Module], No
         something else with its quantizers off.
     """
     # Another mode, and buffers that runs may change: of its own. The parameters are the user's, which nothing changes.
-    own = scratch_copy(model).eval()
+    own = uncompiled(model, scratch_copy)
+    # An `eval` of the user's own may return nothing.
+    own.eval()
     # What a model counts or averages itself differs from run to run, as random numbers do.
     outputs = _outputs(own, sample, _SEED)
     reference = ReferenceOutputs(outputs, lambda: _outputs(own, _moved(sample), _SEED + 1))
@@ -44,8 +47,10 @@ def assembled_check(model: nn.Module, sample: Batch) -> Callable[[nn.Module], No
     dtype = str(dtypes[0] if dtypes else torch.float32).removeprefix("torch.")
 
     def check(assembled: nn.Module) -> None:
-        with unquantized(assembled):
-            outputs = _outputs(assembled, sample, _SEED)
+        # What the assembled model keeps on itself stays as it is, too.
+        copied = scratch_copy(assembled)
+        with unquantized(copied):
+            outputs = _outputs(copied, sample, _SEED)
         reference.check_assembled(outputs, dtype)
 
     return check
