@@ -27,7 +27,7 @@ import model_compression_toolkit as mct
 from mct_quantizers.common import arithmetic, numpy_ops
 from model_compression_toolkit.cli import digits
 from model_compression_toolkit.trainable_infrastructure.methods.lsq import LSQ
-from model_compression_toolkit.trainable_infrastructure.methods.method import GRIDS, Learned, Method
+from model_compression_toolkit.trainable_infrastructure.methods.method import GRIDS, Learned
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "Adam": torch.optim.Adam,

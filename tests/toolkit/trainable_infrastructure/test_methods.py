@@ -478,7 +478,9 @@ def test_print_shows_method_grid_and_width(case):
     assert f"{case.name}, {case.grid.name}, num_bits=4, axis={case.axis}" in repr(quantizer_of("pytorch", case))
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "APOT" and SYMMETRIC in method_class(name).supports])
+@pytest.mark.parametrize(
+    "name", [name for name in NAMES if name != "APOT" and SYMMETRIC in method_class(name).supports]
+)
 def test_one_bit_with_sign_is_minus_the_threshold_and_zero(name):
     pytest.importorskip("torch")
     case = Case(name, SYMMETRIC, WEIGHT, 0)

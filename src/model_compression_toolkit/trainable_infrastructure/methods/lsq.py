@@ -14,9 +14,9 @@ class LSQ(Method, name="LSQ", supports=GRIDS):
 
     Learns `scale` with the gradient of equation 3, multiplied by 1/sqrt(N · quant_max), where N elements share the
     scale: of the weight, or of one sample of an activation, the paper's number of features (section 2.2). Axis 0 of an
-    activation counts its samples. Differs: an optimizer counts the scale in units of its own size (`Learned.unit`); `scale` starts from calibration, not
-    from 2·mean|x|/sqrt(quant_max); on uniform grids the zero point stays as calibrated; on power-of-two grids the scale
-    is rounded to a power of two with a straight-through gradient.
+    activation counts its samples. Differs: an optimizer counts the scale in units of its own size (`Learned.unit`); it
+    starts from calibration, not from 2·mean|x|/sqrt(quant_max); on uniform grids the zero point stays as calibrated; on
+    power-of-two grids the scale is rounded to a power of two with a straight-through gradient.
     """
 
     def parameters(self, params: QuantParams, x_shape: Sequence[int] | None) -> dict[str, Learned]:

@@ -51,7 +51,8 @@ class RelativeStateModule(nn.Module):
         """The number `key` as it counts, differentiable."""
         self._take_over(key)
         parameter = getattr(self, _PARAMETER.format(key))
-        return arithmetic.in_units(whole(parameter), getattr(self, _UNIT.format(key)), torch_ops)
+        result: Tensor = arithmetic.in_units(whole(parameter), getattr(self, _UNIT.format(key)), torch_ops)
+        return result
 
     def _show(self, key: str) -> Tensor:
         """The number `key` as a tensor that stays the same one."""
@@ -78,7 +79,7 @@ class RelativeStateModule(nn.Module):
                 parameter.copy_(tensor / self._unit_of(key, tensor))
             self._shown[key] = (tensor, tensor._version)
 
-    def _unit_of(self, key: str, like: Tensor) -> Tensor:
+    def _unit_of(self, key: str, like: Any) -> Tensor:
         """The unit, distributed as `like` is where a model is sharded."""
         unit: Tensor = getattr(self, _UNIT.format(key))
         if not hasattr(like, "full_tensor"):
@@ -89,7 +90,7 @@ class RelativeStateModule(nn.Module):
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         own: dict[str, Any] = {}
-        super()._save_to_state_dict(own, prefix, keep_vars)  # type: ignore[no-untyped-call]  # torch has no types here
+        super()._save_to_state_dict(own, prefix, keep_vars)
         keys = {prefix + _PARAMETER.format(key): key for key in self._relative}
         for name, value in own.items():
             if name in keys:
