@@ -360,7 +360,7 @@ NAN, INFINITY = float("nan"), float("inf")
         ({"lut_values_bitwidth": 17}, ValueError, "lut_values_bitwidth", "17"),
         ({"lut_values_bitwidth": 0}, ValueError, "lut_values_bitwidth", "0"),
         ({"lut_values_bitwidth": 8.0}, TypeError, "lut_values_bitwidth", r"8\.0"),
-        ({"signed": 1}, TypeError, "signed", "1"),
+        ({"signed": 2}, TypeError, "signed", "2"),
         ({"signed": None}, TypeError, "signed", "None"),
         ({"eps": -1e-8}, ValueError, "eps", "-1e-08"),
         ({"eps": NAN}, ValueError, "eps", "nan"),

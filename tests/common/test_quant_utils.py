@@ -207,7 +207,7 @@ def test_sixteen_bit_positions_of_half_precision_do_not_overflow(wing):
     [
         ((17, True), ValueError, "`n_bits` must be from 1 to 16. Received: n_bits=17"),
         ((True, True), TypeError, "`n_bits` must be an integer"),
-        ((8, 1), TypeError, "`signed` must be True or False. Received: signed=1"),
+        ((8, 2), TypeError, "`signed` must be True or False. Received: signed=2"),
     ],
 )
 def test_a_wrong_grid_is_refused_by_name_and_value(wing, arguments, error, text):
@@ -316,7 +316,7 @@ def test_a_table_keeps_shape_and_dtype(wing, dtype):
         ({"threshold": np.ones((2, 1, 1))}, ValueError, "from -2 to 1 .*Received: -3"),
         ({"lut_values_bitwidth": 17}, ValueError, "`lut_values_bitwidth` must be from 1 to 16"),
         ({"eps": -1.0}, ValueError, "`eps`"),
-        ({"per_channel": 1}, TypeError, "`per_channel` must be True or False"),
+        ({"per_channel": 2}, TypeError, "`per_channel` must be True or False"),
         ({"per_channel": True}, ValueError, "`channel_axis` must be given"),
         ({"per_channel": True, "channel_axis": 2}, ValueError, "`channel_axis` must be from -2 to 1"),
         ({"per_channel": True, "channel_axis": 0}, ValueError, "1 channels along axis 0"),

@@ -254,7 +254,7 @@ def test_whether_a_quantizer_takes_the_flag_is_decided_once(holder_class, monkey
 
 
 @every_holder
-@pytest.mark.parametrize("training", [1, "yes", 0.0])
+@pytest.mark.parametrize("training", [2, "yes", 0.0])
 def test_training_flag_that_is_no_bool_is_refused(holder_class, training):
     held = holder_class(QUANTIZERS["pot"]())
     with pytest.raises(TypeError, match=f"`training` must be True or False. Received: training={training!r}"):
@@ -562,7 +562,7 @@ def test_wrong_quantizer_is_refused(holder_class, quantizer):
 
 
 @every_bypassable
-@pytest.mark.parametrize("bypass", [1, None, "yes"])
+@pytest.mark.parametrize("bypass", [2, None, "yes"])
 def test_bypass_that_is_no_bool_is_refused(holder_class, bypass):
     text = f"`quantization_bypass` must be True or False. Received: quantization_bypass={bypass!r}"
     with pytest.raises(TypeError, match=re.escape(text)):

@@ -592,8 +592,8 @@ ARGUMENT_ERRORS = [
     (RANGES, {"min_range": [-1.0, -2.0], "max_range": [1.0, 2.0]}, ValueError, "Received: [-1.0, -2.0]"),
     # checked_bool
     (SIGNED, {"signed": None}, TypeError, "`signed` must be True or False. Received: signed=None"),
-    (SIGNED, {"signed": 1}, TypeError, "`signed` must be True or False. Received: signed=1"),
-    (WEIGHTS, {"per_channel": 1}, TypeError, "`per_channel` must be True or False. Received: per_channel=1"),
+    (SIGNED, {"signed": 2}, TypeError, "`signed` must be True or False. Received: signed=2"),
+    (WEIGHTS, {"per_channel": 2}, TypeError, "`per_channel` must be True or False. Received: per_channel=2"),
     # checked_axis
     (WEIGHTS, {"per_channel": True}, ValueError, "`channel_axis` must be given when `per_channel` is True"),
     (WEIGHTS, {"per_channel": True, "channel_axis": 0.5}, TypeError, "`channel_axis` must be an integer."),

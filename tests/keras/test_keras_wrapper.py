@@ -488,7 +488,7 @@ def test_statistics_of_batch_normalization_follow_in_training_alone():
     np.testing.assert_allclose(to_numpy(layer.moving_mean), X.mean(0) / 2, rtol=1e-5)
 
 
-@pytest.mark.parametrize("training", [1, "yes", 0.0])
+@pytest.mark.parametrize("training", [2, "yes", 0.0])
 def test_training_flag_that_is_no_bool_is_refused(training):
     wrapper = KerasQuantizationWrapper(dense(), {"kernel": per_tensor()})
     with pytest.raises(TypeError, match=f"`training` must be True or False. Received: training={training!r}"):

@@ -331,7 +331,7 @@ COMMON_ERRORS = [
     ({"eps": None}, TypeError, "`eps`.*None"),
 ]
 AXIS_ERRORS = [
-    ({"per_channel": 1}, TypeError, "`per_channel`.*1"),
+    ({"per_channel": 2}, TypeError, "`per_channel`.*2"),
     ({"per_channel": None}, TypeError, "`per_channel`.*None"),
     ({"per_channel": True}, ValueError, "`channel_axis`.*None"),
     ({"per_channel": True, "channel_axis": 0.5}, TypeError, r"`channel_axis`.*0\.5"),
@@ -350,7 +350,7 @@ ARGUMENT_ERRORS = [
     (ActivationLutPOTInferableQuantizer, {"lut_values": [-1]}, ValueError, "`lut_values`.*-1"),
     (ActivationLutPOTInferableQuantizer, {"lut_values": [128], "signed": True}, ValueError, "`lut_values`.*128"),
     (ActivationLutPOTInferableQuantizer, {"signed": None}, TypeError, "`signed`.*None"),
-    (ActivationLutPOTInferableQuantizer, {"signed": 1}, TypeError, "`signed`.*1"),
+    (ActivationLutPOTInferableQuantizer, {"signed": 2}, TypeError, "`signed`.*2"),
 ]
 
 

@@ -648,7 +648,7 @@ def test_ranges_that_fit_are_accepted():
         ({"channel_axis": 1}, ValueError, "must have 2 channels along axis 1"),
         ({"channel_axis": 2}, ValueError, "`channel_axis` must be from -2 to 1"),
         ({"per_channel": False}, ValueError, "must hold one number when `per_channel` is False"),
-        ({"per_channel": 1}, TypeError, "`per_channel` must be True or False"),
+        ({"per_channel": 2}, TypeError, "`per_channel` must be True or False"),
     ],
 )
 def test_ranges_of_weights_that_do_not_fit_are_refused(changes, error, text):

@@ -307,7 +307,7 @@ ARGUMENT_ERRORS = [
     (WeightsSymmetricInferableQuantizer, {"num_bits": 17}, ValueError, "`num_bits`.*17"),
     (WeightsSymmetricInferableQuantizer, {"num_bits": 4.0}, TypeError, r"`num_bits`.*4\.0"),
     (WeightsSymmetricInferableQuantizer, {"num_bits": True}, TypeError, "`num_bits`.*True"),
-    (WeightsSymmetricInferableQuantizer, {"per_channel": 1}, TypeError, "`per_channel`.*1"),
+    (WeightsSymmetricInferableQuantizer, {"per_channel": 2}, TypeError, "`per_channel`.*2"),
     (WeightsSymmetricInferableQuantizer, {"per_channel": True}, ValueError, "`channel_axis`.*None"),
     (
         WeightsSymmetricInferableQuantizer,
@@ -321,7 +321,7 @@ ARGUMENT_ERRORS = [
         ValueError,
         "`channel_axis`.*`input_rank`=4.*channel_axis=4",
     ),
-    (WeightsSymmetricInferableQuantizer, {"signed": 1}, TypeError, "`signed`.*1"),
+    (WeightsSymmetricInferableQuantizer, {"signed": 2}, TypeError, "`signed`.*2"),
     (ActivationSymmetricInferableQuantizer, {"signed": None}, TypeError, "`signed`.*None"),
     (ActivationSymmetricInferableQuantizer, {"threshold": [1.5, 2.5]}, ValueError, r"`threshold`.*1\.5, 2\.5"),
     (WeightsUniformInferableQuantizer, {"min_range": [2.0]}, ValueError, r"`min_range`.*2\.0"),

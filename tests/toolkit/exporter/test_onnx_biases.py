@@ -8,7 +8,7 @@ import onnxruntime
 import pytest
 from onnx import helper, numpy_helper
 
-from model_compression_toolkit.exporter.common.onnx_biases import separate_biases
+from model_compression_toolkit.exporter.onnx_biases import separate_biases
 
 CHANNELS = 4
 SHAPES = {

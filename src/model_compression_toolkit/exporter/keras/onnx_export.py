@@ -19,11 +19,11 @@ from model_compression_toolkit.core.keras.reading import graph_of, is_functional
 from model_compression_toolkit.core.keras.sublayers import sublayers
 from model_compression_toolkit.core.keras.surgery import names_of, plan_of
 from model_compression_toolkit.exporter.common.inspect import plan_metadata
-from model_compression_toolkit.exporter.common.onnx_biases import separate_biases
 from model_compression_toolkit.exporter.keras.onnx_builder import OPSET, OnnxBuilder
 from model_compression_toolkit.exporter.keras.onnx_operators import translator_of
 from model_compression_toolkit.exporter.keras.onnx_quantization import activation, params_of
 from model_compression_toolkit.exporter.keras.onnx_site import Site, WeightRecord, Weights
+from model_compression_toolkit.exporter.onnx_biases import separate_biases
 
 __all__ = ["OPSET", "ActivationRecord", "Translation", "export_onnx", "translate"]
 

@@ -24,7 +24,7 @@ from model_compression_toolkit.core.pytorch.capture import run_model
 from model_compression_toolkit.core.pytorch.data import Batch
 from model_compression_toolkit.core.pytorch.surgery import quantizer_of, replace_quantizer
 from model_compression_toolkit.exporter.common.inspect import plan_metadata
-from model_compression_toolkit.exporter.common.onnx_biases import separate_biases
+from model_compression_toolkit.exporter.onnx_biases import separate_biases
 from model_compression_toolkit.exporter.pytorch.frozen import (
     float32_copy,
     frozen_plan,
