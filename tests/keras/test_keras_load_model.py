@@ -151,11 +151,33 @@ def with_quantizers(activation_threshold: float, weight_threshold: float) -> ker
     return keras.Model(inputs, KerasQuantizationWrapper(keras.layers.Dense(3), {"kernel": quantizer})(x))
 
 
+# Before it raises, Keras looks for a layer that failed in its own lists too, and warns that the file has none of these.
+@pytest.mark.filterwarnings("ignore:Skipping nested container")
 @pytest.mark.parametrize("thresholds", [(1.0, 0.5), (2.0, 1.0)])
 def test_weights_of_other_quantizers_are_refused(tmp_path, thresholds):
     with_quantizers(1.0, 1.0).save_weights(tmp_path / "model.weights.h5")
     with pytest.raises(ValueError, match="were saved with other quantizers"):
         with_quantizers(*thresholds).load_weights(tmp_path / "model.weights.h5")
+
+
+def test_weights_that_were_refused_stay_refused_under_the_other_names_of_a_layer(tmp_path):
+    """Keras tries a layer that failed again under each of its names, where the file has nothing: that is no success."""
+
+    class Named(keras.Model):
+        def __init__(self, threshold):
+            super().__init__()
+            quantizer = keras_quantizers.ActivationSymmetricInferableQuantizer(5, [threshold], True)
+            self.first = self.second = KerasActivationQuantizationHolder(quantizer)
+
+        def call(self, inputs):
+            return self.first(inputs)
+
+    models = [Named(threshold) for threshold in (1.0, 2.0)]
+    for model in models:
+        model(keras.ops.ones((2, 4)))
+    models[0].save_weights(tmp_path / "model.weights.h5")
+    with pytest.raises(ValueError, match="were saved with other quantizers"):
+        models[1].load_weights(tmp_path / "model.weights.h5")
 
 
 # Metadata

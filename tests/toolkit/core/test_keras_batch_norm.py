@@ -512,7 +512,7 @@ def constrained(factors=(1.0, -1.0, 1.0, -1.0), **arguments):
     kernel = keras.initializers.RandomUniform(0.1, 1.0, seed=0)
     dense = layers.Dense(4, use_bias=False, kernel_initializer=kernel, name="dense", **arguments)
     norm = layers.BatchNormalization(name="norm")
-    model = keras.Sequential([keras.Input((5,)), dense, norm, layers.ReLU(), layers.Dense(2)])
+    model = keras.Sequential([keras.Input((5,)), dense, norm, layers.ReLU(), layers.Dense(2, name="head")])
     norm.gamma.assign(np.array(factors))
     return model
 
