@@ -133,3 +133,12 @@ def test_a_copy_and_a_loaded_state_go_on_with_the_next_step(method):
     for other in (twin, loaded):
         assert all(torch.equal(ours, theirs) for ours, theirs in zip(step(other), expected, strict=True))
         assert counters(other) == {3.0}
+
+
+def test_a_state_that_is_saved_within_a_step_ends_it():
+    model, fresh = prepared("GRADUAL"), prepared("GRADUAL")
+    step(model)
+    model(data())
+    fresh.load_state_dict(model.state_dict())
+    assert torch.equal(model(data()), fresh(data()))
+    assert counters(model) == counters(fresh) == {3.0}

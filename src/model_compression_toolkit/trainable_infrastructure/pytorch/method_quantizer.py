@@ -38,7 +38,7 @@ def _(x: Tensor) -> Tensor:
 
 
 class PytorchMethodQuantizer(
-    ComputesForBackwardHooks, MethodQuantizer, RelativeStateModule, BasePytorchTrainableQuantizer
+    ComputesForBackwardHooks, MethodQuantizer, BasePytorchTrainableQuantizer, RelativeStateModule
 ):
     """A quantizer that a `Method` trains; its state is parameters and buffers of its own, never 0-dim.
 
@@ -142,6 +142,12 @@ class PytorchMethodQuantizer(
             self.register_buffer(key, tensor)
         result: Tensor = getattr(self, key)
         return result
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if self._counted:
+            # A state ends a step: who loads it, and who goes on without, begin the next one alike.
+            self.gradient_came.fill_(1.0)
 
     def _load_from_state_dict(self, *args: Any) -> None:
         super()._load_from_state_dict(*args)
