@@ -17,6 +17,7 @@ from toolkit.trainable_infrastructure.method_cases import (
     Case,
     batch,
     cases_of,
+    end_step,
     gradients,
     keras_network,
     keras_quantizers,
@@ -84,6 +85,7 @@ def test_keras_has_the_outputs_and_state_of_pytorch(case):
     for training in (True, True, True, False):
         expected, ours = (run(quantizer, x, training) for quantizer in quantizers)
         assert_same_numbers(case, ours, expected, training)
+        end_step(quantizers[0])
     for name, value in state_of(quantizers[0]).items():
         np.testing.assert_array_equal(state_of(quantizers[1])[name], value, err_msg=name)
     assert quantizers[0].params == quantizers[1].params

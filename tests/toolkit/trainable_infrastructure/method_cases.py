@@ -295,6 +295,12 @@ def gradients(quantizer: Any, x: np.ndarray, loss: Loss | None = None, training:
     return _gradients(quantizer, x, lambda tensor: function(quantizer(tensor, training=training)))
 
 
+def end_step(quantizer: Any) -> None:
+    """What a gradient that comes back does in PyTorch: the next call in training begins a step. In Keras each does."""
+    if is_torch(quantizer) and hasattr(quantizer, "gradient_came"):
+        quantizer.gradient_came.fill_(1.0)
+
+
 def penalty(quantizer: Any, x: np.ndarray | None) -> tuple[float, dict[str, np.ndarray]]:
     """What the method adds to the loss, and the gradients of that."""
     given = np.zeros((1,), np.float32) if x is None else x
