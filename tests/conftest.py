@@ -11,6 +11,9 @@ from hypothesis import settings
 settings.register_profile("project", deadline=None, derandomize=True, max_examples=60, database=None)
 settings.load_profile("project")
 
+# Tables are as wide as a terminal, and tests read them whole.
+os.environ["COLUMNS"] = "160"
+
 
 # First: pytest leaves out what is slow in the same step.
 @pytest.hookimpl(tryfirst=True)

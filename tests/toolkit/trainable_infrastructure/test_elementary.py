@@ -665,7 +665,7 @@ def test_keras_variables_are_parameters():
         ),
         (lambda f, x: f.symmetric_quantizer(x, 1.0, 17), ValueError, "`n_bits`.*17"),
         (lambda f, x: f.symmetric_quantizer(x, 1.0, 4.0), TypeError, "`n_bits` must be an integer.*4.0"),
-        (lambda f, x: f.symmetric_quantizer(x, 1.0, 4, 1), TypeError, "`sign`.*1"),
+        (lambda f, x: f.symmetric_quantizer(x, 1.0, 4, 2), TypeError, "`sign`.*2"),
         (lambda f, x: f.uniform_quantizer(x, 0.0, 1.0, "4"), TypeError, "`n_bits`.*'4'"),
         (lambda f, x: f.uniform_quantizer(x, 0.0, 1.0, 20), ValueError, "`n_bits`.*20"),
         (lambda f, x: f.adjust_range_to_include_zero(0.0, 1.0, True), TypeError, "`n_bits`.*True"),

@@ -25,6 +25,7 @@ from method_cases import (
     Case,
     both_wings,
     cases_of,
+    end_step,
     few_of,
     gradients,
     penalty,
@@ -537,6 +538,7 @@ def test_stochastic_numbers_move_on_by_the_golden_ratio(wing, case):
     seen = [start]
     for calls in range(1, 21):
         run(quantizer, x, training=True)
+        end_step(quantizer)
         expected = (start + calls * (5**0.5 - 1) / 2) % 1.0
         noise = state_of(quantizer)["noise"]
         # On the circle: 20 roundings of 2**-24.
@@ -562,6 +564,8 @@ def test_an_annealed_method_has_the_state_penalty_and_end_of_its_inner_one(wing,
     for calls in range(8):
         mixed, quantized = run(annealed, x, training=True), run(plain, x, training=True)
         np.testing.assert_allclose(mixed, (1 - calls / 8) * x + calls / 8 * quantized, rtol=1e-5, atol=1e-6)
+        end_step(annealed)
+        end_step(plain)
     for _ in range(2):
         np.testing.assert_array_equal(run(annealed, x, training=True), run(plain, x, training=True))
     np.testing.assert_array_equal(run(annealed, x), run(plain, x))

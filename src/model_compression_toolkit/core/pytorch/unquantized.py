@@ -16,8 +16,7 @@ from mct_quantizers.pytorch.activation_quantization_holder import PytorchActivat
 from mct_quantizers.pytorch.pending import computed
 from mct_quantizers.pytorch.quantize_wrapper import PytorchQuantizationWrapper
 from model_compression_toolkit.core.common.reference_outputs import RELATIVE_STEP, ReferenceOutputs
-from model_compression_toolkit.core.pytorch.capture import run_model
-from model_compression_toolkit.core.pytorch.data import Batch, map_batch
+from model_compression_toolkit.core.pytorch.data import Batch, call_model, map_batch
 from model_compression_toolkit.core.pytorch.model_kinds import uncompiled
 from model_compression_toolkit.core.pytorch.model_state import scratch_copy
 from model_compression_toolkit.core.pytorch.training_comparison import repeatable
@@ -81,9 +80,10 @@ def _float_weight_of(wrapper: PytorchQuantizationWrapper) -> Callable[[WeightKey
 
 def _outputs(model: nn.Module, batch: Batch, seed: int) -> list[Any]:
     """The tensors among the outputs as NumPy arrays; random numbers are those of a seed, and the program's stay."""
-    with repeatable():
+    # With gradients, as torch's fused transformer layers fill padded places with zeros otherwise.
+    with repeatable(), torch.enable_grad():
         torch.manual_seed(seed)
-        outputs = run_model(model, batch)
+        outputs = call_model(model, batch)
     return [_as_array(leaf) for leaf in pytree.tree_leaves(outputs) if _is_plain(leaf)]
 
 
