@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Post-training quantization that trains: the names of the interface. Not supported yet."""
 
-from typing import Any, NoReturn
-
 from model_compression_toolkit.core.common.interface import not_supported_yet
 
 __all__ = [
@@ -15,42 +13,7 @@ __all__ = [
 
 _INSTEAD = "`mct.quantize`, or `mct.prepare_qat` with `mct.fine_tune`"
 
-
-def get_keras_gptq_config(*args: Any, **kwargs: Any) -> NoReturn:
-    """Not supported yet; the error says what to use instead.
-
-    Raises:
-        NotImplementedError: always.
-    """
-    del args, kwargs
-    not_supported_yet("get_keras_gptq_config", _INSTEAD)
-
-
-def get_pytorch_gptq_config(*args: Any, **kwargs: Any) -> NoReturn:
-    """Not supported yet; the error says what to use instead.
-
-    Raises:
-        NotImplementedError: always.
-    """
-    del args, kwargs
-    not_supported_yet("get_pytorch_gptq_config", _INSTEAD)
-
-
-def keras_gradient_post_training_quantization(*args: Any, **kwargs: Any) -> NoReturn:
-    """Not supported yet; the error says what to use instead.
-
-    Raises:
-        NotImplementedError: always.
-    """
-    del args, kwargs
-    not_supported_yet("keras_gradient_post_training_quantization", _INSTEAD)
-
-
-def pytorch_gradient_post_training_quantization(*args: Any, **kwargs: Any) -> NoReturn:
-    """Not supported yet; the error says what to use instead.
-
-    Raises:
-        NotImplementedError: always.
-    """
-    del args, kwargs
-    not_supported_yet("pytorch_gradient_post_training_quantization", _INSTEAD)
+get_keras_gptq_config = not_supported_yet("get_keras_gptq_config", _INSTEAD)
+get_pytorch_gptq_config = not_supported_yet("get_pytorch_gptq_config", _INSTEAD)
+keras_gradient_post_training_quantization = not_supported_yet("keras_gradient_post_training_quantization", _INSTEAD)
+pytorch_gradient_post_training_quantization = not_supported_yet("pytorch_gradient_post_training_quantization", _INSTEAD)

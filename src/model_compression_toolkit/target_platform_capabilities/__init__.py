@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Descriptions of what runs a model: the names of the interface. Not supported yet."""
 
-from typing import Any, NoReturn
-
 from model_compression_toolkit.core.common.interface import not_supported_yet
 
 __all__ = [
@@ -13,22 +11,5 @@ __all__ = [
 
 _INSTEAD = "`mct.QuantizationConfig`, and leave `target_platform_capabilities` out"
 
-
-def get_target_platform_capabilities(*args: Any, **kwargs: Any) -> NoReturn:
-    """Not supported yet; the error says what to use instead.
-
-    Raises:
-        NotImplementedError: always.
-    """
-    del args, kwargs
-    not_supported_yet("get_target_platform_capabilities", _INSTEAD)
-
-
-def get_target_platform_capabilities_sdsp(*args: Any, **kwargs: Any) -> NoReturn:
-    """Not supported yet; the error says what to use instead.
-
-    Raises:
-        NotImplementedError: always.
-    """
-    del args, kwargs
-    not_supported_yet("get_target_platform_capabilities_sdsp", _INSTEAD)
+get_target_platform_capabilities = not_supported_yet("get_target_platform_capabilities", _INSTEAD)
+get_target_platform_capabilities_sdsp = not_supported_yet("get_target_platform_capabilities_sdsp", _INSTEAD)

@@ -39,13 +39,21 @@ def refuse_unsupported(**arguments: Any) -> None:
             raise NotImplementedError(f"`{name}` is not supported yet and must be None. Received: {value!r}")
 
 
-def not_supported_yet(name: str, instead: str) -> NoReturn:
-    """Refuse a function of the interface that this version does not have.
+def not_supported_yet(name: str, instead: str) -> Callable[..., NoReturn]:
+    """A function of the interface that this version does not have: each call raises NotImplementedError.
 
-    Raises:
-        NotImplementedError: always; it names what to use.
+    Args:
+        name: its name.
+        instead: what to use, for the text of the error.
     """
-    raise NotImplementedError(f"`{name}` is not supported yet. Use {instead}.")
+
+    def refuse(*args: Any, **kwargs: Any) -> NoReturn:
+        del args, kwargs
+        raise NotImplementedError(f"`{name}` is not supported yet. Use {instead}.")
+
+    refuse.__name__ = refuse.__qualname__ = name
+    refuse.__doc__ = f"Not supported yet; use {instead}.\n\nRaises:\n    NotImplementedError: always.\n"
+    return refuse
 
 
 def with_information(

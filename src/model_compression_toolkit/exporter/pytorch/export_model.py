@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """`pytorch_export_model`: export of PyTorch models under the name and arguments of the interface."""
 
-import copy
 import io
 import warnings
 from collections.abc import Callable, Sequence
@@ -14,11 +13,14 @@ from torch import nn
 
 from mct_quantizers._lazy import import_optional
 from mct_quantizers.common.files import check_writable, write_atomically
+from mct_quantizers.pytorch.copying import copy_of
 from mct_quantizers.pytorch.metadata import add_onnx_metadata, get_metadata
 from mct_quantizers.pytorch.quantize_wrapper import PytorchQuantizationWrapper
 from mct_quantizers.pytorch.quantizers import BasePyTorchInferableQuantizer
 from model_compression_toolkit.core.common.interface import refuse_unsupported
+from model_compression_toolkit.core.pytorch.arguments import positional_batch
 from model_compression_toolkit.core.pytorch.data import Batch, batches_of
+from model_compression_toolkit.core.pytorch.unwrapping import unwrapped
 from model_compression_toolkit.exporter.common.format import ExportFormat
 from model_compression_toolkit.exporter.common.serialization import (
     PytorchExportSerializationFormat,
@@ -84,8 +86,9 @@ def pytorch_export_model(
     if serialization_format is _ONNX:
         check_suffix(save_model_path, ExportFormat.ONNX)
     target = check_writable(save_model_path)
+    model = unwrapped(model)
     frozen_plan(model)
-    example = next(batches_of(repr_dataset))
+    example = positional_batch(model, next(batches_of(repr_dataset)))
     if quantization_format is QuantizationFormat.MCTQ:
         _write_operators(model, target, example, onnx_opset_version, output_names)
         return
@@ -105,7 +108,7 @@ def _write_operators(
     model: nn.Module, target: Path, example: Batch, opset: int, output_names: Sequence[str] | None
 ) -> None:
     onnx = import_optional("onnx", needed_by="export to .onnx")
-    copied = copy.deepcopy(model).eval()
+    copied = copy_of(model).eval()
     for part in copied.modules():
         if isinstance(part, BasePyTorchInferableQuantizer):
             part.enable_custom_impl()
@@ -145,7 +148,7 @@ def _names(base: str, count: int) -> list[str]:
 
 
 def _write_torchscript(model: nn.Module, target: Path, example: Batch) -> None:
-    plain = _with_quantized_weights(copy.deepcopy(model).eval())
+    plain = _with_quantized_weights(copy_of(model).eval())
     with warnings.catch_warnings(), torch.no_grad():
         # Shapes that the quantizers check are constants of the trace.
         warnings.simplefilter("ignore")
