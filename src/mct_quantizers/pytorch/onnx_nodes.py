@@ -32,6 +32,7 @@ from mct_quantizers.common.quantizers.symmetric import ActivationPOT, Activation
 from mct_quantizers.common.quantizers.uniform import ActivationUniform, WeightsUniform
 from mct_quantizers.common.validation import check_channels
 from mct_quantizers.pytorch import ops as torch_ops
+from mct_quantizers.pytorch.native.memory import is_in_jit_trace
 from mct_quantizers.pytorch.onnx_ops import DOMAIN, OPERATORS, OPSET, operator_parameters, quantized, version_attribute
 
 __all__ = ["OnnxNode", "PlainTable", "onnx_form"]
@@ -83,8 +84,7 @@ class OnnxNode:
         count = params.scale.size if isinstance(params, QuantParams) else params.threshold.size
         check_channels(inputs.shape, params.axis, count)
         single = inputs if inputs.dtype == torch.float32 else inputs.float()
-        is_tracing: Any = torch.jit.is_tracing  # type: ignore[attr-defined]  # torch has no types here
-        result = self._traced(single) if is_tracing() else self._symbolic(single)
+        result = self._traced(single) if is_in_jit_trace() else self._symbolic(single)
         return result if inputs.dtype == torch.float32 else result.to(inputs.dtype)
 
     def attributes_for(self, rank: int) -> dict[str, int | float | str]:

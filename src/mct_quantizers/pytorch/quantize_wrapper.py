@@ -68,6 +68,8 @@ class PytorchQuantizationWrapper(CreatesParameters, ForwardsAttributes):
         super().__init__()
         _check_arguments(module, weights_quantizers, weight_values)
         self.layer = module
+        # Asked once: a module searches long for what it lacks.
+        self._has_sparse_gradients = bool(getattr(module, "sparse", False))
         self.weight_values = dict(weight_values or {})
         self.op_call_args = list(op_call_args or [])
         self.op_call_kwargs = dict(op_call_kwargs or {})
@@ -107,7 +109,7 @@ class PytorchQuantizationWrapper(CreatesParameters, ForwardsAttributes):
             **kwargs: keyword arguments of the layer.
         """
         quantized = {key: self._quantized(key) for key in self.weights_quantizers}
-        if getattr(self.layer, "sparse", False):
+        if self._has_sparse_gradients:
             quantized = {key: with_dense_gradient(value) for key, value in quantized.items()}
         with recomputing():
             return self._run(quantized, args, {**self.op_call_kwargs, **kwargs})

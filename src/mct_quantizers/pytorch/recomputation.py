@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
-from mct_quantizers.pytorch.native.memory import version_of
+from mct_quantizers.pytorch.native.memory import is_in_jit_trace, version_of
 from mct_quantizers.pytorch.private import may_hook_saved_tensors
 
 
@@ -57,7 +57,7 @@ def _is_usable() -> bool:
         not torch.compiler.is_compiling()
         # A trace names values by the variables that hold them, and hooks have others: its check, without gradients,
         # would find another graph.
-        and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+        and not is_in_jit_trace()
         and torch.is_grad_enabled()
         and may_hook_saved_tensors()
     )

@@ -13,12 +13,13 @@ from mct_quantizers.pytorch.private import transforms_are_active
 
 def is_traced() -> bool:
     """Whether operators are recorded or transformed: what a compiler, tracer or `torch.func` must see is theirs."""
-    return (
-        torch.compiler.is_compiling()
-        # torch has no types here.
-        or bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
-        or transforms_are_active()
-    )
+    return torch.compiler.is_compiling() or is_in_jit_trace() or transforms_are_active()
+
+
+def is_in_jit_trace() -> bool:
+    """Whether `torch.jit` records operators, as the older exporter to ONNX lets it."""
+    # torch has no types here.
+    return bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
 
 
 def is_plain(x: Tensor) -> bool:

@@ -22,6 +22,7 @@ from mct_quantizers.common.validation import check_channels
 from mct_quantizers.pytorch import kernels
 from mct_quantizers.pytorch import ops as torch_ops
 from mct_quantizers.pytorch.grid_state import GridStateModule
+from mct_quantizers.pytorch.native.memory import is_in_jit_trace
 from mct_quantizers.pytorch.onnx_nodes import OnnxNode, PlainTable, onnx_form
 
 
@@ -214,7 +215,7 @@ def _enable_again(quantizer: nn.Module, incompatible_keys: Any) -> None:
 
 def _check_channels(inputs: Tensor, axis: int | None, num_channels: int) -> None:
     """As `check_channels`; in a trace of `torch.jit`, where sizes are tensors, what ran before has checked them."""
-    if not torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+    if not is_in_jit_trace():
         check_channels(inputs.shape, axis, num_channels)
 
 
